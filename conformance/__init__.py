@@ -1,0 +1,1 @@
+"""Conformance: streams that are wrong in exactly one way, and what must catch them."""

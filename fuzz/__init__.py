@@ -1,0 +1,1 @@
+"""Fuzzing: Hypothesis strategies from the schemas, and targets."""

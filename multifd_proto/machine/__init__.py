@@ -1,0 +1,1 @@
+"""What is allowed: events, the channel machine, the joint machine, rules and checker."""

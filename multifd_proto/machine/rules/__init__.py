@@ -1,0 +1,1 @@
+"""The rules: one small function per requirement that shows on the wire."""

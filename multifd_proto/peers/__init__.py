@@ -1,0 +1,1 @@
+"""Live ends: driving real QEMU processes."""

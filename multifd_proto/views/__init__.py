@@ -1,0 +1,1 @@
+"""Forms derived from the truth: specification tables, test vectors, the kill matrix."""

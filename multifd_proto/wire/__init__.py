@@ -1,0 +1,1 @@
+"""What the bytes are: layouts, differences between releases, payload methods, main stream."""
