@@ -1,0 +1,394 @@
+"""One multifd channel: bytes in, events out.
+
+Theory of operation. A channel is 64 bytes of init, then packets (12-byte header, body, payload),
+then the end of the stream. Every state waits for a number of bytes that is known, so the machine
+is: collect that many, let the state's reader look at them, go where `TRANSITIONS` says. Three
+things do not fit that and are named here. A payload is counted (and decoded, if asked for) as it
+comes by, never collected. `LOST` searches, because after missing bytes there is nothing to count
+(`loss.py`). And while the page size is unknown, the first packet is collected until its length
+shows.
+
+The machine does not know which end it serves: a sender's own output is followed by the same
+class. It never touches a socket or a clock, never raises on any input, and holds at most two
+packet heads (4416 bytes each), whatever the peer claims.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+
+from multifd_proto.machine.events import (
+    BytesMissing,
+    ChannelState,
+    DeviceStateReceived,
+    Ended,
+    Event,
+    HeaderReceived,
+    InitReceived,
+    PacketReceived,
+    PayloadReceived,
+)
+from multifd_proto.machine.loss import EventLog, Loss
+from multifd_proto.machine.payload import PageSink, Payload, PayloadDecoders
+from multifd_proto.machine.resync import LARGEST_HEAD, START, infer_page_count
+from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, Dialect
+from multifd_proto.wire.payload import method_of
+from multifd_proto.wire.schema import (
+    MULTIFD_PACKET_SIZE,
+    MultiFDInit,
+    MultiFDPacket,
+    MultiFDPacketDeviceState,
+    MultiFDPacketHdr,
+    page_count,
+)
+
+_S = ChannelState
+
+TRANSITIONS: dict[ChannelState, dict[type[Event], ChannelState]] = {
+    _S.AWAIT_INIT: {InitReceived: _S.AWAIT_HEADER, Ended: _S.CLOSED},
+    _S.AWAIT_HEADER: {HeaderReceived: _S.AWAIT_PACKET, BytesMissing: _S.LOST, Ended: _S.CLOSED},
+    _S.AWAIT_PACKET: {
+        PacketReceived: _S.AWAIT_PAYLOAD,
+        DeviceStateReceived: _S.AWAIT_PAYLOAD,
+        BytesMissing: _S.LOST,
+        Ended: _S.CLOSED,
+    },
+    _S.AWAIT_PAYLOAD: {PayloadReceived: _S.AWAIT_HEADER, Ended: _S.CLOSED},
+    _S.LOST: {HeaderReceived: _S.AWAIT_PACKET, Ended: _S.CLOSED},
+    _S.FAILED: {Ended: _S.CLOSED},
+    _S.CLOSED: {},
+}
+"""What leads where. A value that cannot be followed (a wrong magic or version, more normal pages
+than offsets) leads to `FAILED` instead; missing bytes lead to `LOST` only where they hide the
+place of the next message."""
+
+_HOP = MultiFDPacket.end_of("next_packet_size")
+"""Leading bytes of a RAM packet that tell where the next one starts."""
+
+
+class Channel:
+    """The sans-I/O machine of one channel."""
+
+    def __init__(
+        self,
+        *,
+        page_size: int | None = None,
+        dialect: Dialect | None = None,
+        decode: bool = False,
+        sink: PageSink | None = None,
+        started: bool = True,
+    ) -> None:
+        """Make a machine that waits for the first byte.
+
+        Args:
+            page_size: target page size in bytes; None infers it from the first packet.
+            dialect: whose packets these are; None reads them as the newest dialect's.
+            decode: run payloads through their method's decoder, so that events tell how it went.
+            sink: takes the decoded guest memory (implies `decode`).
+            started: the first byte is that of the init message; False where a capture begins in
+                mid-stream.
+        """
+        self.state = _S.AWAIT_INIT
+        self.offset = 0
+        self.page_count = page_count(page_size) if page_size else None
+        self.round: int | None = 0
+        self._layout = dialect.packet if dialect else MultiFDPacket
+        self._device_state = dialect is None or dialect.device_state
+        self._decoders = PayloadDecoders(sink) if decode or sink else None
+        self._payload: Payload | None = None
+        self._log = EventLog()
+        self._loss: Loss | None = None
+        self._need: int | None
+        self._buffer: bytearray
+        self._known: int
+        self._start = self._time = 0
+        self._collect(MultiFDInit.size())
+        if not started:
+            self._lose_place()
+
+    @property
+    def page_size(self) -> int | None:
+        """Target page size in bytes, if given or inferred."""
+        return MULTIFD_PACKET_SIZE // self.page_count if self.page_count else None
+
+    # ---- feeding -----------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes | memoryview, time: int = 0) -> None:
+        """Take the next bytes of the stream, in any cut."""
+        view = memoryview(data)
+        while len(view):
+            view = view[_TAKE[self.state](self, view, time) :]
+
+    def receive_skipped(self, length: int, time: int = 0) -> None:
+        """Take note of bytes that are there but were not handed over, as `unwanted` allows."""
+        allowed = min(length, self.unwanted())
+        self.offset += allowed
+        if self._payload:
+            self._payload.skip(allowed)
+            self._finish_payload(time)
+        if length > allowed:
+            self.receive_gap(length - allowed, time, "not kept")
+
+    def receive_gap(self, length: int, time: int = 0, reason: str = "lost") -> None:
+        """Take note that the next `length` bytes of the stream are missing."""
+        self._settle_page_count(time, ended=True)
+        gap = BytesMissing(self.offset, time, length, reason, self.state)
+        if self._hides_next():
+            self._lose_place()
+        if self.state is _S.LOST and self._loss:
+            self._loss.gap(gap)
+            self.offset += length
+            return
+        self._log.add(gap)
+        while length and not self._hides_next():
+            length -= _LOSE[self.state](self, length, time)
+        if length:
+            self.offset += length
+            self._lose_place()
+
+    def receive_eof(self, time: int = 0, *, reset: bool = False, by_peer: bool = False) -> None:
+        """Take note that the stream has ended."""
+        if self.state is _S.CLOSED:
+            return
+        self._settle_page_count(time, ended=True)
+        self.finish(time)
+        self._log.add(Ended(self.offset, time, self.state, self._due(), reset, by_peer))
+        self.state = _S.CLOSED
+
+    def finish(self, time: int = 0) -> None:
+        """Nothing more is known of the stream, not even whether it has ended."""
+        self._log.confirm()
+        if self._loss:
+            self._loss.account(self.offset, time)
+
+    def events(self) -> Iterator[Event]:
+        """Yield the events since the last call, in the order of the stream."""
+        yield from self._log.drain()
+
+    def unwanted(self) -> int:
+        """Return how many of the next bytes need not be handed over."""
+        if self.state in (_S.FAILED, _S.CLOSED):
+            return 1 << 62
+        return self._payload.left if self._payload and not self._payload.wanted else 0
+
+    # ---- taking bytes: one function a kind of state; each returns how many it took ---------------
+
+    def _take_head(self, view: memoryview, time: int) -> int:
+        if not self._buffer:
+            self._start, self._time = self.offset, time
+        taken = min(len(view), (self._need or LARGEST_HEAD + len(START)) - len(self._buffer))
+        self._buffer += view[:taken]
+        self.offset += taken
+        if self._need is None:
+            self._settle_page_count(time, ended=False)
+        else:
+            self._read()
+        return taken
+
+    def _take_payload(self, view: memoryview, time: int) -> int:
+        assert self._payload
+        taken = self._payload.take(view)
+        self.offset += taken
+        self._finish_payload(time)
+        return taken
+
+    def _take_search(self, view: memoryview, time: int) -> int:
+        assert self._loss
+        taken, head = self._loss.search(view)
+        self.offset += taken
+        if head is not None:
+            self._loss.found(self.offset - len(head), time)
+            self._adopt(head, time)
+        return taken
+
+    def _take_nothing(self, view: memoryview, _time: int) -> int:
+        self.offset += len(view)
+        return len(view)
+
+    # ---- losing bytes: the same --------------------------------------------------------------
+
+    def _lose_head(self, length: int, time: int) -> int:
+        assert self._need is not None
+        if not self._buffer:
+            self._start, self._time = self.offset, time
+        self._known = min(self._known, len(self._buffer))
+        length = min(length, self._need - len(self._buffer))
+        self._buffer += bytes(length)
+        self.offset += length
+        self._read()
+        return length
+
+    def _lose_payload(self, length: int, time: int) -> int:
+        assert self._payload
+        length = self._payload.lose(length)
+        self.offset += length
+        self._finish_payload(time)
+        return length
+
+    def _lose_nothing(self, length: int, _time: int) -> int:
+        self.offset += length
+        return length
+
+    def _hides_next(self) -> bool:
+        """Tell whether missing bytes, here, hide where the next message starts."""
+        if self.state is _S.AWAIT_PACKET:
+            device = self._need == MultiFDPacketDeviceState.size()
+            return device or min(self._known, len(self._buffer)) < _HOP
+        return self.state in (_S.AWAIT_HEADER, _S.LOST)
+
+    def _lose_place(self) -> None:
+        self._log.confirm()
+        self._loss = Loss(self._log, self.offset - len(self._buffer), self.page_count)
+        self.state, self.round = _S.LOST, None
+        if self._decoders:
+            self._decoders.lose()
+        self._collect(0)
+
+    # ---- reading what a state has collected --------------------------------------------------
+
+    def _collect(self, need: int | None) -> None:
+        """Start a message of `need` bytes; None: its length is not known yet."""
+        self._need = need
+        self._buffer = bytearray()
+        self._known = sys.maxsize  # until a byte of it is missing
+
+    def _due(self) -> int:
+        """Return how many bytes the message that has begun still lacks."""
+        if self._payload:
+            return self._payload.left
+        begun = self._buffer or self.state is _S.AWAIT_INIT
+        return (self._need or 0) - len(self._buffer) if begun else 0
+
+    def _read(self) -> None:
+        if len(self._buffer) == self._need:
+            _READ[self.state](self)
+
+    def _read_init(self) -> None:
+        if self._known >= len(self._buffer):
+            init = MultiFDInit.parse(self._buffer)
+            self._log.add(InitReceived(self._start, self._time, init))
+            self.state = _S.AWAIT_HEADER if self._buffer.startswith(START) else _S.FAILED
+        else:
+            self.state = _S.AWAIT_HEADER
+        self._collect(MultiFDPacketHdr.size())
+
+    def _read_header(self) -> None:
+        good = self._buffer.startswith(START)
+        if self._loss and not good:
+            self._deny()
+            return
+        self._log.confirm()
+        self._loss = None
+        header = MultiFDPacketHdr.parse(self._buffer)
+        self._log.add(HeaderReceived(self._start, self._time, header))
+        self.state = _S.AWAIT_PACKET if good else _S.FAILED
+        if self._is_device_state():
+            self._need = MultiFDPacketDeviceState.size()
+        else:
+            self._need = self._layout.size(self.page_count) if self.page_count else None
+
+    def _is_device_state(self) -> bool:
+        flags = int.from_bytes(self._buffer[8:12], "big")
+        return self._device_state and bool(flags & FLAG_DEVICE_STATE)
+
+    def _read_packet(self) -> None:
+        if self._is_device_state():
+            device = MultiFDPacketDeviceState.parse(self._buffer)
+            size = device.next_packet_size
+            head = DeviceStateReceived(self._start, self._time, device, size, self.round)
+            self._begin_payload(head, Payload(head))
+            return
+        packet = self._layout.parse(self._buffer)
+        method = method_of(packet.flags)
+        count = len(packet.offset)
+        page_size = MULTIFD_PACKET_SIZE // count
+        size = packet.next_packet_size if packet.normal_pages else 0
+        if method:
+            size = method.payload_size(packet.normal_pages, size, page_size)
+        known = min(self._known, len(self._buffer))
+        ram = PacketReceived(self._start, self._time, packet, known, size, self.round)
+        if self.round is not None:
+            self.round += ram.sync
+        if packet.normal_pages > count:
+            # real receivers close here; nobody knows what would follow
+            self._log.add(ram)
+            self.state = _S.FAILED
+            return
+        # guest memory of a packet that may be none goes nowhere
+        decoders = None if self._log.holding else self._decoders
+        self._begin_payload(ram, Payload(ram, method, decoders, page_size))
+
+    def _begin_payload(self, head: Event, payload: Payload) -> None:
+        self._log.add(head)
+        self._payload = payload
+        self.state = _S.AWAIT_PAYLOAD
+        self._start = self.offset
+        self._finish_payload(head.time)
+
+    def _finish_payload(self, time: int) -> None:
+        if self._payload and not self._payload.left:
+            self._log.add(self._payload.received(self._start, time))
+            self._payload = None
+            self.state = _S.AWAIT_HEADER
+            self._collect(MultiFDPacketHdr.size())
+
+    # ---- finding one's place -----------------------------------------------------------------
+
+    def _settle_page_count(self, time: int, ended: bool) -> None:
+        if self._need is not None:
+            return
+        self.page_count = infer_page_count(self._buffer, ended)
+        if self.page_count:
+            self._need = self._layout.size(self.page_count)
+            rest = bytes(self._buffer[self._need :])
+            del self._buffer[self._need :]
+            self.offset -= len(rest)
+            self._read()
+            self.receive_data(rest, time)
+
+    def _adopt(self, head: bytes, time: int) -> None:
+        """Go on from a packet that the search has found."""
+        self._start, self._time = self.offset - len(head), time
+        self._collect(None)
+        self._buffer += head[: MultiFDPacketHdr.size()]
+        self._need = len(head)
+        self.state = _S.AWAIT_PACKET
+        self._log.add(HeaderReceived(self._start, time, MultiFDPacketHdr.parse(self._buffer)))
+        self._buffer += head[MultiFDPacketHdr.size() :]
+        if not self._is_device_state():
+            self.page_count = (len(head) - self._layout.size()) // self._layout.item_size
+        self._read()
+
+    def _deny(self) -> None:
+        """The packet that the search had found was none: search on, from here."""
+        assert self._loss
+        self._loss.denied()
+        self.state, self.round = _S.LOST, None
+        rest = bytes(self._buffer)
+        self.offset -= len(rest)
+        self._collect(0)
+        self.receive_data(rest)
+
+
+_TAKE: dict[ChannelState, Callable[[Channel, memoryview, int], int]] = {
+    _S.AWAIT_INIT: Channel._take_head,
+    _S.AWAIT_HEADER: Channel._take_head,
+    _S.AWAIT_PACKET: Channel._take_head,
+    _S.AWAIT_PAYLOAD: Channel._take_payload,
+    _S.LOST: Channel._take_search,
+    _S.FAILED: Channel._take_nothing,
+    _S.CLOSED: Channel._take_nothing,
+}
+_LOSE: dict[ChannelState, Callable[[Channel, int, int], int]] = {
+    _S.AWAIT_INIT: Channel._lose_head,
+    _S.AWAIT_PACKET: Channel._lose_head,
+    _S.AWAIT_PAYLOAD: Channel._lose_payload,
+    _S.FAILED: Channel._lose_nothing,
+    _S.CLOSED: Channel._lose_nothing,
+}
+_READ: dict[ChannelState, Callable[[Channel], None]] = {
+    _S.AWAIT_INIT: Channel._read_init,
+    _S.AWAIT_HEADER: Channel._read_header,
+    _S.AWAIT_PACKET: Channel._read_packet,
+}

@@ -1,0 +1,120 @@
+"""Finding one's place in a channel: page size from the first packet, next packet after a loss."""
+
+from __future__ import annotations
+
+from multifd_proto.wire.dialect import FLAG_DEVICE_STATE
+from multifd_proto.wire.schema import (
+    MULTIFD_MAGIC,
+    MULTIFD_VERSION,
+    PAGE_SIZES,
+    MultiFDPacket,
+    MultiFDPacketDeviceState,
+    MultiFDPacketHdr,
+    page_count,
+)
+
+START = MultiFDPacketHdr(MULTIFD_MAGIC, MULTIFD_VERSION, 0).build()[:8]
+"""The eight bytes that every packet starts with."""
+PAGE_COUNTS = tuple(sorted(page_count(size) for size in PAGE_SIZES))
+"""All lengths an offset array can have, ascending."""
+DEFAULT_PAGE_COUNT = page_count(4096)
+LARGEST_HEAD = MultiFDPacket.size(PAGE_COUNTS[-1])
+"""Bytes of the longest packet head there is: 1 KiB pages."""
+
+
+def infer_page_count(stream: bytes | bytearray, ended: bool) -> int | None:
+    """Infer page_count from a stream that starts with a packet of unknown length.
+
+    Senders before 9.2 say it in every packet (`pages_alloc`). Newer ones write 0 into a SYNC
+    packet, so the start of the packet behind it has to show how long this one was. Falls back to
+    the page size of nearly all targets, 4 KiB; returns None while more bytes may tell.
+    """
+    if len(stream) < MultiFDPacket.end_of("pages_alloc"):
+        return DEFAULT_PAGE_COUNT if ended else None
+    pages_alloc = int.from_bytes(stream[12:16], "big")
+    if pages_alloc in PAGE_COUNTS:
+        return pages_alloc
+    for count in PAGE_COUNTS:
+        size = MultiFDPacket.size(count)
+        if stream[size : size + len(START)] == START or (ended and len(stream) == size):
+            return count
+    return DEFAULT_PAGE_COUNT if ended or len(stream) >= LARGEST_HEAD + len(START) else None
+
+
+class PacketSearch:
+    """Looks for the next packet in bytes of which the start is unknown.
+
+    Guest memory can hold anything, also whole packets: a candidate has to be plausible in every
+    field, and the channel confirms it by what follows. Holds less than one packet head and
+    one slice of the input.
+    """
+
+    _SLICE = 64 * 1024
+
+    def __init__(self, count: int | None) -> None:
+        self._count = count
+        self._kept = bytearray()
+
+    def receive_data(self, data: memoryview) -> tuple[int, bytes | None]:
+        """Look at bytes; return how many were taken and, if they end one, the packet's head."""
+        data = data[: self._SLICE]
+        self._kept += data
+        place = 0
+        while (place := self._kept.find(START, place)) >= 0:
+            size = _plausible_size(self._kept, place, self._count)
+            if size is None:
+                break
+            if size:
+                head = bytes(self._kept[place : place + size])
+                surplus = len(self._kept) - place - size
+                self._kept.clear()
+                return len(data) - surplus, head
+            place += 1
+        # a start may be cut by the end of what has come so far
+        del self._kept[: place if place >= 0 else max(0, len(self._kept) - len(START) + 1)]
+        return len(data), None
+
+    def receive_gap(self) -> None:
+        """Bytes are missing here: nothing can continue across."""
+        self._kept.clear()
+
+
+def _plausible_size(data: bytearray, place: int, count: int | None) -> int | None:
+    """Return the size of the packet head at a place of `data`; 0: none, None: may become one."""
+    left = len(data) - place
+    if left < MultiFDPacketHdr.size():
+        return None
+    if int.from_bytes(data[place + 8 : place + 12], "big") == FLAG_DEVICE_STATE:
+        size = MultiFDPacketDeviceState.size()
+        if left < size:
+            return None
+        device = MultiFDPacketDeviceState.parse(data[place : place + size])
+        return size if _is_name(device.idstr) and device.next_packet_size else 0
+    if left < MultiFDPacket.end_of("pages_alloc"):
+        return None
+    count = count or int.from_bytes(data[place + 12 : place + 16], "big")
+    if count not in PAGE_COUNTS:
+        return 0
+    size = MultiFDPacket.size(count)
+    if left < size:
+        return None
+    return size if _is_ram_packet(MultiFDPacket.parse(data[place : place + size]), count) else 0
+
+
+def _is_ram_packet(packet: MultiFDPacket, count: int) -> bool:
+    pages = packet.normal_pages + packet.zero_pages
+    offsets = packet.offset[:pages]
+    return (
+        packet.flags < FLAG_DEVICE_STATE
+        and packet.pages_alloc in (0, count)
+        and pages <= packet.pages_alloc
+        and not any(packet.reserved)
+        and (pages == 0 or _is_name(packet.ramblock))
+        and not any(offset % PAGE_SIZES[0] for offset in offsets)
+        and len(set(offsets)) == len(offsets)
+    )
+
+
+def _is_name(field: bytes) -> bool:
+    name, _, padding = field.partition(b"\0")
+    return bool(name) and len(name) < len(field) and name.isascii() and not any(padding)
