@@ -1,0 +1,138 @@
+"""Opening inputs: what an input is, its first bytes decide, never its name. Nothing seeks."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from select import select
+from typing import BinaryIO, NamedTuple
+
+from multifd_proto.capture import compressed, pcap, pcapng
+from multifd_proto.capture.info import CaptureInfo, Limits
+from multifd_proto.capture.link import Frame
+from multifd_proto.capture.window import Window
+from multifd_proto.errors import CaptureError
+
+Progress = Callable[[int, int | None], None]
+"""Told the bytes read so far of all inputs as they are stored, and their sum if it is known."""
+
+
+class Format(NamedTuple):
+    """A file format: its name and what reads its frames; None for the dump of a single stream."""
+
+    name: str
+    frames: Callable[[Window, CaptureInfo, Limits], Iterator[Frame]] | None
+
+
+RAW_DUMP = Format("raw dump", None)
+_FORMATS = {
+    **dict.fromkeys(pcap.MAGICS, Format("pcap", pcap.frames)),
+    pcapng.MAGIC: Format("pcapng", pcapng.frames),
+    b"\x11\x22\x33\x44": RAW_DUMP,  # a multifd channel
+    b"QEVM": RAW_DUMP,  # a main stream
+    **{bytes((0x16, 3, minor)): RAW_DUMP for minor in range(5)},  # a TLS handshake
+}
+_COMPRESSIONS = {
+    b"\x1f\x8b": ("gzip", compressed.gunzip),
+    b"\x28\xb5\x2f\xfd": ("zstd", compressed.unzstd),
+}
+
+
+class Inputs:
+    """The files of an input in the order given, each with its format and a window on its content.
+
+    Raises:
+        CaptureError: A path cannot be read (all are tried before the first is opened), or while
+            iterating: a file is empty or no capture.
+    """
+
+    def __init__(
+        self, paths: Sequence[str | Path], info: CaptureInfo, progress: Progress | None
+    ) -> None:
+        self._paths = paths
+        self._info = info
+        self._progress = progress
+        self._read_so_far = 0
+        sizes = [_size(path) for path in paths]
+        self._total = None if None in sizes else sum(filter(None, sizes))
+
+    def __iter__(self) -> Iterator[tuple[Format, Window]]:
+        for path in self._paths:
+            with _open(path) as file:
+                stored = Window(_name(path), self._reader(_name(path), file), self._info.truncated)
+                form, content = self._recognise(stored)
+                try:
+                    yield form, content
+                finally:
+                    self._info.bytes += content.offset + content.left
+
+    def _reader(self, name: str, file: BinaryIO) -> Callable[[int], bytes]:
+        def read(count: int) -> bytes:
+            try:
+                while (data := file.read(count)) is None:  # a pipe that somebody made non-blocking
+                    select([file], [], [])
+            except OSError as error:
+                raise _unreadable(name, error) from error
+            self._read_so_far += len(data)
+            if self._progress:
+                self._progress(self._read_so_far, self._total)
+            return data
+
+        return read
+
+    def _recognise(self, stored: Window) -> tuple[Format, Window]:
+        content, container = stored, ""
+        for magic, (compression, decompress) in _COMPRESSIONS.items():
+            if _starts_with(stored, magic):
+                container = f" in {compression}"
+                content = Window(stored.name, _reader_of(decompress(stored)), stored.truncated)
+        for magic, form in _FORMATS.items():
+            if _starts_with(content, magic):
+                self._info.files.append(stored.name)
+                self._info.formats.append(form.name + container)
+                return form, content
+        seen = f"starts with {content.view[:4].hex(' ')}" if content.left else "no bytes"
+        raise CaptureError(
+            f"{stored.name}: {seen}{container}, "
+            "a pcap, a pcapng or the dump of a migration stream was demanded"
+        )
+
+
+def _starts_with(window: Window, magic: bytes) -> bool:
+    window.fill(len(magic))
+    return window.view[: len(magic)] == magic
+
+
+def _reader_of(pieces: Iterator[bytes]) -> Callable[[int], bytes]:
+    """Make a window's read function of a decompressor; how much it gives, it decides itself."""
+    filled = filter(None, pieces)
+    return lambda _count: next(filled, b"")
+
+
+def _name(path: str | Path) -> str:
+    return "standard input" if str(path) == "-" else str(path)
+
+
+def _open(path: str | Path) -> BinaryIO:
+    standard_input = str(path) == "-"
+    try:
+        return open(0 if standard_input else path, "rb", buffering=0, closefd=not standard_input)
+    except OSError as error:
+        raise _unreadable(_name(path), error) from error
+
+
+def _size(path: str | Path) -> int | None:
+    """Return the bytes of a regular file; None for what has no size, such as a pipe."""
+    try:
+        status = os.fstat(0) if str(path) == "-" else Path(path).stat()
+    except OSError as error:
+        raise _unreadable(_name(path), error) from error
+    if stat.S_ISDIR(status.st_mode):
+        raise CaptureError(f"{path}: is a directory, a file was demanded")
+    return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _unreadable(name: str, error: OSError) -> CaptureError:
+    return CaptureError(f"{name}: cannot be read: {error.strerror}")

@@ -1,0 +1,89 @@
+"""The pieces of a stream that wait for what comes before them, within limits on memory."""
+
+from __future__ import annotations
+
+import enum
+from bisect import bisect_left, insort
+
+from multifd_proto.capture.info import Limits
+
+PIECE = 256
+"""Bytes that keeping a piece takes, besides its payload."""
+
+
+class Absent(enum.Enum):
+    """Why a piece has no payload."""
+
+    UNWANTED = enum.auto()
+    SNAPPED = enum.auto()
+
+
+Payload = memoryview | Absent
+Piece = tuple[int, int, int, Payload]
+"""Offset and end in the stream, time, payload."""
+
+
+class Held:
+    """What all streams together keep, in bytes."""
+
+    __slots__ = ("bytes", "limits")
+
+    def __init__(self, limits: Limits) -> None:
+        self.limits = limits
+        self.bytes = 0
+
+
+class Pieces(list[Piece]):
+    """The pieces of one stream in order of offset, without overlap. `held` is what they take."""
+
+    __slots__ = ("_all", "held")
+
+    def __init__(self, held_by_all: Held) -> None:
+        super().__init__()
+        self.held = 0
+        self._all = held_by_all
+
+    def new_parts(self, offset: int, end: int) -> list[tuple[int, int]]:
+        """Return the parts of a range that are not among the pieces."""
+        if not self or offset >= self[-1][1]:  # the usual case, with or without a hole
+            return [(offset, end)] if offset < end else []
+        parts = []
+        index = max(bisect_left(self, (offset,)) - 1, 0)
+        while offset < end and index < len(self):
+            start, stop = self[index][:2]
+            if start > offset:
+                parts.append((offset, min(start, end)))
+            offset = max(offset, stop)
+            index += 1
+        if offset < end:
+            parts.append((offset, end))
+        return parts
+
+    def exceed(self, cost: int) -> bool:
+        """Tell whether `cost` more bytes would be too many for the stream or for all together."""
+        limits = self._all.limits
+        return self.held + cost > limits.window or self._all.bytes + cost > limits.total
+
+    def keep(self, time: int, start: int, end: int, payload: Payload) -> None:
+        """Add a piece that overlaps with none; its payload is copied."""
+        if isinstance(payload, memoryview):
+            payload = memoryview(bytes(payload))
+        insort(self, (start, end, time, payload))
+        self._count(_cost(payload))
+
+    def forget(self, count: int) -> None:
+        """Remove the first pieces."""
+        self._count(-sum(_cost(piece[3]) for piece in self[:count]))
+        del self[:count]
+
+    def shift(self, distance: int) -> None:
+        """Bring all pieces nearer to the start of the stream."""
+        self[:] = [(a - distance, b - distance, time, payload) for a, b, time, payload in self]
+
+    def _count(self, cost: int) -> None:
+        self.held += cost
+        self._all.bytes += cost
+
+
+def _cost(payload: Payload) -> int:
+    return PIECE + (len(payload) if isinstance(payload, memoryview) else 0)
