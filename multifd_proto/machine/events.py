@@ -152,7 +152,7 @@ class Ended(Event):
 
     state: ChannelState
     """Where the channel stood."""
-    short: int
+    due: int
     """Bytes that were still due for the message it stood in; 0 at a boundary."""
     reset: bool
     by_peer: bool

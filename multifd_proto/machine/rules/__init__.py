@@ -1,1 +1,19 @@
-"""The rules: one small function per requirement that shows on the wire."""
+"""The rules: one small function per requirement that shows on the wire.
+
+Importing this package registers them all in `multifd_proto.machine.rule.RULES`.
+"""
+
+from multifd_proto.machine.rules import (
+    connection,
+    device_state,
+    init,
+    main_stream,
+    numbers,
+    packet,
+    payload,
+    sync,
+)
+
+__all__ = [
+    "connection", "device_state", "init", "main_stream", "numbers", "packet", "payload", "sync",
+]  # fmt: skip

@@ -1,0 +1,296 @@
+"""From the connections of a capture to the migrations in it.
+
+What a connection is, its first bytes tell, never its port: `QEVM` is a main stream, the multifd
+magic a channel, a TLS record an encrypted connection. A connection whose first bytes were not
+captured is tried as a channel, and becomes one with the first packet that is found in it.
+Connections between the same two hosts to the same port belong to one migration, until all of
+them have ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+
+from multifd_proto.capture.events import Data, Endpoint, Gap, Half, Opened, Skipped, StreamEvent
+from multifd_proto.machine.channel import Channel
+from multifd_proto.machine.check import Checker
+from multifd_proto.machine.events import Event, PacketReceived
+from multifd_proto.machine.migration import ChannelInfo, MainInfo, MainReceived
+from multifd_proto.machine.parameters import Bounds, MigrationParameters
+from multifd_proto.machine.payload import PageSink
+from multifd_proto.wire.main_records import STREAM_MAGIC
+from multifd_proto.wire.main_stream import MainStream
+from multifd_proto.wire.ram_records import RamEos, RamFlush
+from multifd_proto.wire.schema import MULTIFD_MAGIC
+
+MULTIFD = MULTIFD_MAGIC.to_bytes(4, "big")
+NOTHING = 1 << 62
+"""`unwanted_until` of a direction that is not looked at."""
+TRIAL = 16 * 1024 * 1024
+"""Bytes in which a packet has to be found, where the start of a connection is not known."""
+
+
+@dataclass
+class Session:
+    """One migration: its checker and its connections."""
+
+    number: int
+    source: Endpoint | None
+    destination: Endpoint | None
+    checker: Checker
+    connections: list[Connection] = field(default_factory=list)
+
+    @property
+    def over(self) -> bool:
+        """All of its connections have ended."""
+        return all(c.ended for c in self.connections)
+
+
+@dataclass(eq=False)
+class Connection:
+    """One connection of a capture, and what follows it once it is known what it is."""
+
+    half: Half
+    """The direction that carries the migration; the one that was opened until that is known."""
+    reverse: Half
+    kind: str = "unknown"
+    """`multifd`, `main`, `tls`, `other`, or `unknown` as long as nothing tells."""
+    session: Session | None = None
+    machine: Channel | MainStream | None = None
+    peer: ChannelInfo | MainInfo | None = None
+    ended: bool = False
+    head: bytes = b""
+
+    @property
+    def channel(self) -> int | None:
+        """The channel's id, if it is one and its init was seen."""
+        return self.peer.id if isinstance(self.peer, ChannelInfo) else None
+
+
+SinkFactory = Callable[[Session, Connection], PageSink | None]
+
+
+class Follower:
+    """Follows every connection of a capture, and sorts them into migrations."""
+
+    def __init__(
+        self,
+        parameters: MigrationParameters | None = None,
+        *,
+        bounds: Bounds | None = None,
+        decode: bool = False,
+        sinks: SinkFactory | None = None,
+    ) -> None:
+        """Make a follower.
+
+        Args:
+            parameters: what is known of the migrations beforehand.
+            bounds: how much memory a check may take.
+            decode: decode payloads, so that they are judged as well.
+            sinks: makes what takes the guest memory of a channel.
+        """
+        self._parameters = parameters or MigrationParameters()
+        self._bounds = bounds or Bounds()
+        self._decode = decode
+        self._sinks = sinks
+        self._latest: dict[object, Session] = {}
+        self.connections: dict[int, Connection] = {}
+        self.sessions: list[Session] = []
+
+    def follow(self, stream: Iterable[StreamEvent]) -> Iterator[tuple[Connection, Event]]:
+        """Yield every event of every migration, judged, in the order of the capture."""
+        for event in stream:
+            if isinstance(event, Opened):
+                self.connections[event.half.stream] = Connection(event.half, event.reverse)
+                continue
+            connection = self.connections[event.half.stream]
+            if connection.kind == "unknown":
+                self._identify(connection, event)
+            if connection.machine and event.half is connection.half:
+                yield from self._feed(connection, event)
+        for connection in self.connections.values():
+            yield from self._finish(connection)
+
+    # ---- what a connection is --------------------------------------------------------------------
+
+    def _identify(self, connection: Connection, event: StreamEvent) -> None:
+        if connection.machine:
+            if connection.half.bytes > TRIAL:
+                self._ignore(connection)
+            return
+        if isinstance(event, Gap) and event.offset == 0:
+            self._try(connection, event.half)
+        elif isinstance(event, Data):
+            # the head of a connection can come in pieces
+            connection.head += bytes(event.data[: 4 - len(connection.head)])
+            if len(connection.head) >= 4 or event.offset > 0:
+                self._decide(connection, event.half)
+
+    def _decide(self, connection: Connection, half: Half) -> None:
+        head = connection.head
+        if head == STREAM_MAGIC:
+            self._set_half(connection, half)
+            connection.kind, connection.machine = "main", MainStream()
+            session = self._join(connection)
+            order = half.stream if half.anchored else None
+            connection.peer = session.checker.add_main(half.stream, order=order)
+        elif head == MULTIFD:
+            self._set_half(connection, half)
+            self._join(connection)
+            connection.machine = self._channel(connection, started=True)
+            self._adopt(connection, whole=True)
+        elif head[:2] == b"\x16\x03":
+            connection.kind = "tls"
+            self._ignore(connection, "tls")
+        elif half.anchored:
+            self._ignore(connection)
+        else:
+            self._try(connection, half)
+
+    def _try(self, connection: Connection, half: Half) -> None:
+        """Follow as a channel, until a packet proves it one."""
+        self._set_half(connection, half)
+        connection.machine = self._channel(connection, started=half.anchored)
+
+    def _set_half(self, connection: Connection, half: Half) -> None:
+        if half is not connection.half:
+            connection.half, connection.reverse = half, connection.half
+        connection.reverse.unwanted_until = NOTHING
+
+    def _ignore(self, connection: Connection, kind: str = "other") -> None:
+        connection.kind, connection.machine, connection.head = kind, None, b""
+        connection.half.unwanted_until = connection.reverse.unwanted_until = NOTHING
+
+    def _channel(self, connection: Connection, *, started: bool) -> Channel:
+        sink = None
+        if self._sinks and connection.session:
+            sink = self._sinks(connection.session, connection)
+        return Channel(
+            page_size=self._parameters.page_size,
+            dialect=self._parameters.dialect,
+            decode=self._decode,
+            sink=sink,
+            started=started,
+        )
+
+    def _adopt(self, connection: Connection, *, whole: bool) -> None:
+        session = self._join(connection)
+        order = connection.half.stream if connection.half.anchored else None
+        if connection.half.source is None:
+            order = None
+        connection.kind = "multifd"
+        connection.peer = session.checker.add_channel(
+            connection.half.stream, order=order, whole=whole
+        )
+
+    def _join(self, connection: Connection) -> Session:
+        if connection.session is None:
+            half = connection.half
+            hosts = half.source and half.destination and (half.source.host, half.destination)
+            session = self._latest.get(hosts)
+            if session is None or (hosts and session.over):
+                session = Session(
+                    len(self.sessions),
+                    half.source,
+                    half.destination,
+                    Checker(self._parameters, self._bounds),
+                )
+                self._latest[hosts] = session
+                self.sessions.append(session)
+            session.connections.append(connection)
+            connection.session = session
+        return connection.session
+
+    # ---- following it ----------------------------------------------------------------------------
+
+    def _feed(self, connection: Connection, event: StreamEvent) -> Iterator[tuple[Connection, Event]]:
+        machine, half = connection.machine, connection.half
+        assert machine is not None
+        if isinstance(machine, Channel):
+            _feed_channel(machine, event)
+        else:
+            _feed_main(machine, event)
+        yield from self._drain(connection, event.time)
+        if connection.machine:
+            offset = event.offset + _length(event) if not isinstance(event, Opened) else 0
+            half.unwanted_until = offset + machine.unwanted()
+        connection.ended |= not isinstance(event, Opened | Data | Skipped | Gap)
+
+    def _drain(self, connection: Connection, time: int) -> Iterator[tuple[Connection, Event]]:
+        machine = connection.machine
+        if isinstance(machine, Channel):
+            events = list(machine.events())
+            if connection.peer is None:
+                if not any(isinstance(e, PacketReceived) for e in events):
+                    return
+                self._adopt(connection, whole=False)
+            assert isinstance(connection.peer, ChannelInfo)
+            connection.peer.page_size = machine.page_size
+        else:
+            assert machine is not None
+            events = list(_main_events(connection, machine, time))
+        assert connection.peer is not None
+        assert connection.session is not None
+        for event in events:
+            connection.session.checker.judge(connection.peer, (event,))
+            yield connection, event
+
+    def _finish(self, connection: Connection) -> Iterator[tuple[Connection, Event]]:
+        if isinstance(connection.machine, Channel):
+            connection.machine.finish()
+            yield from self._drain(connection, 0)
+        reverse = connection.reverse
+        if isinstance(connection.peer, ChannelInfo) and reverse.segments:
+            connection.peer.reverse_bytes = reverse.bytes
+        half = connection.half
+        if connection.kind == "tls" and half.source and half.destination:
+            session = self._latest.get((half.source.host, half.destination))
+            if session:
+                session.checker.add_tls(half.stream)
+
+
+def _length(event: StreamEvent) -> int:
+    if isinstance(event, Data):
+        return len(event.data)
+    return event.length if isinstance(event, Skipped | Gap) else 0
+
+
+def _feed_channel(machine: Channel, event: StreamEvent) -> None:
+    match event:
+        case Data():
+            machine.receive_data(event.data, event.time)
+        case Skipped():
+            machine.receive_skipped(event.length, event.time)
+        case Gap():
+            machine.receive_gap(event.length, event.time, event.reason)
+        case Opened():
+            pass
+        case _:
+            machine.receive_eof(event.time, reset=event.reset, by_peer=event.by_peer)
+
+
+def _feed_main(machine: MainStream, event: StreamEvent) -> None:
+    match event:
+        case Data():
+            machine.receive_data(event.data)
+        case Skipped():
+            machine.receive_skipped(event.length)
+        case Gap():
+            machine.receive_gap(event.length)
+        case Opened():
+            pass
+        case _:
+            # a receiver that resets the connection is no fault of the stream
+            if not event.by_peer:
+                machine.receive_eof()
+
+
+def _main_events(connection: Connection, machine: MainStream, time: int) -> Iterator[MainReceived]:
+    peer = connection.peer
+    assert isinstance(peer, MainInfo)
+    flushes, sections = peer.flushes, peer.sections
+    for offset, size, record in machine.records():
+        yield MainReceived(offset, time, size, record, flushes or sections)
+        flushes += isinstance(record, RamFlush)
+        sections += isinstance(record, RamEos)

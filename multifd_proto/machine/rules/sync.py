@@ -1,0 +1,106 @@
+"""SYNC-: SYNC packets and rounds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from multifd_proto.machine.events import PacketReceived
+from multifd_proto.machine.migration import ChannelInfo, Migration, MigrationOver
+from multifd_proto.machine.rule import Fault, rule
+from multifd_proto.machine.rules.packet import known, placed
+from multifd_proto.wire.dialect import where
+from multifd_proto.wire.payload import METHOD_MASK
+from multifd_proto.wire.quirks import PAGE_TWICE, SYNC_WITH_PAGES, UNMARKED_SYNC
+from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
+
+
+def _is_sync(m: Migration, c: ChannelInfo, e: PacketReceived) -> bool:
+    return known(m, c, e) and e.sync
+
+
+@rule("SYNC-1", on=PacketReceived, when=lambda _m, c, _e: c.whole and not c.packets)
+def first_packet(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
+    if not e.sync:
+        yield Fault("first packet of the channel", f"flags {e.packet.flags:#x}", "SYNC")
+
+
+@rule("SYNC-2", on=PacketReceived, when=_is_sync)
+def without_pages(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
+    if e.pages:
+        yield Fault("pages of a SYNC packet", str(e.pages), "0", quirks=(SYNC_WITH_PAGES,))
+
+
+@rule("SYNC-3", on=PacketReceived, when=_is_sync)
+def flags(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
+    # bits without a meaning are PKT-3's
+    if e.packet.flags & METHOD_MASK:
+        quirks = (SYNC_WITH_PAGES,) if e.pages else ()
+        yield Fault("flags of a SYNC packet", f"{e.packet.flags:#x}", "0x1", quirks=quirks)
+
+
+@rule(
+    "SYNC-4",
+    on=PacketReceived,
+    when=lambda m, c, e: _is_sync(m, c, e) and not e.pages and fits_alloc(e),
+)
+def pages_alloc(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
+    alloc, count = e.packet.pages_alloc, len(e.packet.offset)
+    wrong = where(lambda d: alloc != (count if d.sync_alloc else 0))
+    if wrong:
+        demanded = f"0 since 9.2, {count} before"
+        yield Fault("pages_alloc of a SYNC packet", str(alloc), demanded, dialects=wrong)
+
+
+def fits_alloc(e: PacketReceived) -> bool:
+    """More than page_count is PKT-4's."""
+    return e.packet.pages_alloc <= len(e.packet.offset)
+
+
+@rule("SYNC-5", on=MigrationOver, when=lambda m, _c, _e: m.complete and m.completed)
+def equal_rounds(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
+    most = max(c.syncs for c in m.streams.values())
+    for c in m.streams.values():
+        if c.syncs != most:
+            yield Fault("SYNC packets", str(c.syncs), f"{most}, as elsewhere", stream=c.stream)
+
+
+@rule(
+    "SYNC-6",
+    on=MigrationOver,
+    when=lambda m, _c, _e: m.complete and m.main and m.main.complete and m.completed,
+)
+def a_mark_a_round(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
+    assert m.main is not None
+    rounds = max(c.syncs for c in m.streams.values())
+    if m.main.marks != rounds:
+        unmarked = m.main.flushes == rounds - 1
+        yield Fault(
+            "marks on the main stream",
+            str(m.main.marks),
+            f"{rounds}, as SYNC packets on a channel",
+            quirks=(UNMARKED_SYNC,) if unmarked else (),
+        )
+
+
+@rule(
+    "SYNC-7",
+    on=PacketReceived,
+    when=lambda m, c, e: placed(m, c, e) and e.round is not None and not m.pages_full,
+)
+def page_once_a_round(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
+    assert e.round is not None
+    seen = m.open_pages(e.round)
+    if seen is None:
+        return
+    page_size = MULTIFD_PACKET_SIZE // len(e.packet.offset)
+    for offset in sorted(set(e.page_offsets)):
+        if seen.add(e.ramblock, offset // page_size, room=m.room_for_pages()):
+            what = f"{offset:#x} of {e.ramblock!r}, again in round {e.round}"
+            yield Fault("page", what, "once a round", quirks=(PAGE_TWICE,))
+
+
+@rule("SYNC-8", on=MigrationOver, when=lambda m, _c, _e: m.complete and m.completed)
+def last_packet(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
+    for c in m.streams.values():
+        if c.unsynced:
+            yield Fault("end of the channel", "after pages", "after a SYNC", stream=c.stream)
