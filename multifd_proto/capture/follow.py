@@ -204,7 +204,9 @@ class Follower:
 
     # ---- following it ----------------------------------------------------------------------------
 
-    def _feed(self, connection: Connection, event: StreamEvent) -> Iterator[tuple[Connection, Event]]:
+    def _feed(
+        self, connection: Connection, event: StreamEvent
+    ) -> Iterator[tuple[Connection, Event]]:
         machine, half = connection.machine, connection.half
         assert machine is not None
         if isinstance(machine, Channel):

@@ -1,1 +1,1 @@
-"""Forms derived from the truth: specification tables, test vectors, the kill matrix."""
+"""Forms derived from the truth: rows of messages, specification tables, reports, test vectors."""

@@ -96,7 +96,8 @@ class Decoder(ABC):
         """Yield the guest memory that the next bytes of the payload complete, in page order.
 
         The chunks have any size. Exhaust the iterator before the next call. After a fault and
-        in a broken channel nothing is yielded; memory close before a fault may be missing.
+        in a broken channel nothing is yielded. Neither what is yielded nor the fault depends on
+        how the payload is cut.
         """
         view = memoryview(data)
         try:

@@ -30,13 +30,11 @@ class _InflatingDecoder(Decoder):
         """
         for start in range(0, len(data), CHUNK):
             piece = data[start : start + CHUNK]
-            before = stream.copy()
+            before, room = stream.copy(), self._room
             try:
                 yield from self._inflate_piece(stream, piece)
-            except zlib.error as error:
-                where = f"payload byte {at + start + _culprit(before, piece)}"
-                seen = f"inflate: {reason(error)} at {where}"
-                raise Undecodable(PayloadFaultKind.CORRUPT, seen, self._demand) from None
+            except zlib.error:
+                yield from self._inflate_bytes(before, piece, at + start, room - self._room)
             if stream.eof:
                 return start + len(piece) - len(stream.unused_data)
         return len(data)
@@ -50,15 +48,22 @@ class _InflatingDecoder(Decoder):
             if len(chunk) < most:
                 return
 
+    def _inflate_bytes(
+        self, stream: zlib._Decompress, piece: memoryview, at: int, done: int
+    ) -> Iterator[bytes]:
+        """Inflate, up to its fault, a piece that has one and of which `done` bytes are handed out.
 
-def _culprit(stream: zlib._Decompress, piece: memoryview) -> int:
-    """Return the index of the byte at which `stream`, not fed with `piece` yet, will fail."""
-    for index in range(len(piece)):
-        try:
-            stream.decompress(piece[index : index + 1])
-        except zlib.error:
-            return index
-    return len(piece)
+        Byte by byte, since zlib drops what it has inflated when it comes upon a fault; so the cut
+        of the input shows neither in the memory handed out nor in the fault.
+        """
+        for index in range(len(piece)):
+            try:
+                chunk = stream.decompress(piece[index : index + 1])
+            except zlib.error as error:
+                seen = f"inflate: {reason(error)} at payload byte {at + index}"
+                raise Undecodable(PayloadFaultKind.CORRUPT, seen, self._demand) from None
+            yield chunk[done:]
+            done -= min(done, len(chunk))
 
 
 _SYNC_FLUSH = b"\0\0\xff\xff"

@@ -74,10 +74,13 @@ class ZstdDecoder(Decoder):
         return chunk
 
     def _overlooked(self) -> PayloadFault | None:
-        if self._ended is None:
-            return None
-        seen = f"zstd frame that ends at payload byte {self._ended}"
-        return PayloadFault(PayloadFaultKind.ENDED, seen, LASTING)
+        if self._ended is not None:
+            seen = f"zstd frame that ends at payload byte {self._ended}"
+            return PayloadFault(PayloadFaultKind.ENDED, seen, LASTING)
+        if self._unit:  # QEMU's receivers drop what no page needed, and so lose their place
+            seen = f"payload that ends {len(self._unit)} bytes into {self._want}"
+            return PayloadFault(PayloadFaultKind.CORRUPT, seen, "whole zstd blocks, flushed")
+        return None
 
 
 def _frame_units() -> Generator[int, bytes, None]:

@@ -67,7 +67,8 @@ class PagewiseEncoder(Encoder):
         self._wbits = wbits
 
     def _encode(self, pages: Sequence[bytes | memoryview]) -> bytes:
-        parts = [min(self._compress(page), page, key=len) for page in pages]
+        # of two as long as each other the page: its length says that it is not compressed
+        parts = [min(page, self._compress(page), key=len) for page in pages]
         return b"".join([struct.pack(f">{len(parts)}I", *map(len, parts)), *parts])
 
     def _compress(self, page: bytes | memoryview) -> bytes | memoryview:

@@ -28,7 +28,9 @@ def ends_at_boundary(_m: Migration, _c: ChannelInfo, e: Ended) -> Iterator[Fault
 def one_way(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
     for c in m.streams.values():
         if c.reverse_bytes:
-            yield Fault("bytes from the receiver", str(c.reverse_bytes), "0", stream=c.stream)
+            yield Fault(
+                "number of bytes from the receiver", str(c.reverse_bytes), "0", stream=c.stream
+            )
 
 
 def _count_known(m: Migration, _c: None, _e: MigrationOver) -> bool:
@@ -62,4 +64,6 @@ def main_stream_first(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fau
 def tls_on_all(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
     plain = len(m.streams) + (m.main is not None)
     if m.tls and plain:
-        yield Fault("connections with TLS", f"{len(m.tls)} of {len(m.tls) + plain}", "all or none")
+        yield Fault(
+            "number of connections with TLS", f"{len(m.tls)} of {len(m.tls) + plain}", "all or none"
+        )

@@ -21,7 +21,7 @@ def named(_m: Migration, _c: ChannelInfo, e: DeviceStateReceived) -> Iterator[Fa
 @rule("DEV-2", on=DeviceStateReceived)
 def no_sync(_m: Migration, _c: ChannelInfo, e: DeviceStateReceived) -> Iterator[Fault]:
     if e.packet.flags & FLAG_SYNC:
-        yield Fault("flags", f"{e.packet.flags:#x}", "without SYNC")
+        yield Fault("flags word", f"{e.packet.flags:#x}", "without SYNC")
 
 
 @rule("DEV-3", on=DeviceStateReceived)
@@ -33,6 +33,6 @@ def not_empty(_m: Migration, _c: ChannelInfo, e: DeviceStateReceived) -> Iterato
 @rule("DEV-4", on=DeviceStateReceived)
 def not_compressed(m: Migration, _c: ChannelInfo, e: DeviceStateReceived) -> Iterator[Fault]:
     if e.packet.flags & METHOD_MASK:
-        yield Fault("flags", f"{e.packet.flags:#x}", "without method bits")
+        yield Fault("flags word", f"{e.packet.flags:#x}", "without method bits")
     elif m.method is not None and m.method.flag:
         yield Fault("payload method of the migration", m.method.name, "none")

@@ -59,7 +59,7 @@ def id_unique(m: Migration, c: ChannelInfo, e: InitReceived) -> Iterator[Fault]:
 def reserved(_m: Migration, _c: ChannelInfo, e: InitReceived) -> Iterator[Fault]:
     if any(e.init.unused1 + e.init.unused2):
         seen = (e.init.unused1 + e.init.unused2).hex()
-        yield Fault("reserved bytes", seen, "zero", quirks=(RESERVED_INIT,))
+        yield Fault("reserved area", seen, "zero", quirks=(RESERVED_INIT,))
 
 
 @rule("INIT-8", on=Ended, when=lambda _m, _c, e: not e.by_peer)

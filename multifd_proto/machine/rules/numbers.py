@@ -43,7 +43,9 @@ def no_gaps(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
         compressed = m.method is not None and m.method.flag != 0
         quirks = (SHARED_NUMBERS, LOST_ZERO_PACKETS) if compressed else (SHARED_NUMBERS,)
         count = sum(map(len, holes))
-        yield Fault("missing packet_num", f"{count}: {first}{more}", "none", quirks=quirks)
+        yield Fault(
+            "number of missing packet_num", f"{count}: {first}{more}", "none", quirks=quirks
+        )
 
 
 @rule(

@@ -69,7 +69,7 @@ def known_flags(_m: Migration, _c: ChannelInfo, e: HeaderReceived) -> Iterator[F
     if wrong:
         least = next(d for d in reversed(DIALECTS) if d in wrong)
         yield Fault(
-            "flags", f"{e.header.flags:#x}", f"no bit outside {least.flags:#x}", dialects=wrong
+            "flags word", f"{e.header.flags:#x}", f"no bit outside {least.flags:#x}", dialects=wrong
         )
 
 
@@ -103,11 +103,11 @@ def zero_pages(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fa
 @rule("PKT-8", on=PacketReceived, when=known)
 def reserved(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     if any(e.packet.reserved):
-        yield Fault("reserved bytes", e.packet.reserved.hex(), "zero")
+        yield Fault("reserved area", e.packet.reserved.hex(), "zero")
     elif e.packet.zero_pages:
         # the same bytes, where releases before 9.0 have no zero_pages
         seen = f"{e.packet.zero_pages} at byte 32"
-        yield Fault("reserved bytes", seen, "zero", dialects=_BEFORE_9)
+        yield Fault("reserved area", seen, "zero", dialects=_BEFORE_9)
 
 
 @rule("PKT-9", on=PacketReceived, when=lambda m, c, e: has_pages(m, c, e) and e.knows("ramblock"))
@@ -196,7 +196,7 @@ def no_empty_packets(_m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterat
         last = c.last
         trailer = last and last.sync and last.packet.packet_num == e.packet.packet_num
         quirks = (EMPTY_TRAILER,) if trailer else ()
-        yield Fault("packet", "neither pages nor SYNC", "pages or SYNC", quirks=quirks)
+        yield Fault("content of the packet", "neither pages nor SYNC", "one of them", quirks=quirks)
 
 
 def _some(offsets: list[int]) -> str:

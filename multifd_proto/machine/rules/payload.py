@@ -29,7 +29,7 @@ def one_method(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fa
     if method_of(e.packet.flags) is None:
         allowed = ", ".join(f"{m.flag:#x} {m.name}" for m in METHODS)
         yield Fault(
-            "method bits of flags", f"{e.packet.flags & METHOD_MASK:#x}", f"one of {allowed}"
+            "method field of flags", f"{e.packet.flags & METHOD_MASK:#x}", f"one of {allowed}"
         )
 
 

@@ -27,7 +27,9 @@ def first_packet(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[
 @rule("SYNC-2", on=PacketReceived, when=_is_sync)
 def without_pages(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     if e.pages:
-        yield Fault("pages of a SYNC packet", str(e.pages), "0", quirks=(SYNC_WITH_PAGES,))
+        yield Fault(
+            "number of pages of a SYNC packet", str(e.pages), "0", quirks=(SYNC_WITH_PAGES,)
+        )
 
 
 @rule("SYNC-3", on=PacketReceived, when=_is_sync)
@@ -35,7 +37,7 @@ def flags(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     # bits without a meaning are PKT-3's
     if e.packet.flags & METHOD_MASK:
         quirks = (SYNC_WITH_PAGES,) if e.pages else ()
-        yield Fault("flags of a SYNC packet", f"{e.packet.flags:#x}", "0x1", quirks=quirks)
+        yield Fault("flags word of a SYNC packet", f"{e.packet.flags:#x}", "0x1", quirks=quirks)
 
 
 @rule(
@@ -61,7 +63,9 @@ def equal_rounds(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
     most = max(c.syncs for c in m.streams.values())
     for c in m.streams.values():
         if c.syncs != most:
-            yield Fault("SYNC packets", str(c.syncs), f"{most}, as elsewhere", stream=c.stream)
+            yield Fault(
+                "number of SYNC packets", str(c.syncs), f"{most}, as elsewhere", stream=c.stream
+            )
 
 
 @rule(
@@ -75,7 +79,7 @@ def a_mark_a_round(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]
     if m.main.marks != rounds:
         unmarked = m.main.flushes == rounds - 1
         yield Fault(
-            "marks on the main stream",
+            "number of marks on the main stream",
             str(m.main.marks),
             f"{rounds}, as SYNC packets on a channel",
             quirks=(UNMARKED_SYNC,) if unmarked else (),

@@ -1,0 +1,84 @@
+"""The `multifd` command: one file a verb, imported when it is asked for."""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+
+import click
+
+from multifd_proto import __version__
+from multifd_proto.errors import MultiFDError
+
+VERBS = {
+    "decode": "every message of a capture",
+    "check": "the verdict on every requirement",
+    "summary": "who sent what, how fast, in which rounds",
+    "extract": "the guest's memory out of a capture",
+    "spec": "what the specification says",
+    "render": "write the specification's tables anew",
+}
+"""The verbs and what they give."""
+
+EXIT_CODES = """\b
+Exit codes:
+  0  done; of `check`: nothing violates a MUST
+  1  a MUST is violated (`check`), a table is stale (`render --check`)
+  2  wrong usage, or input that cannot be read
+  4  there was nothing to do it on: no migration in the input, nothing judged"""
+
+
+class _Verbs(click.Group):
+    """Finds verbs by name, so that `--help` of one does not import the others."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        module = import_module(f"multifd_proto.cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=_Verbs, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
+@click.version_option(__version__, prog_name="multifd")
+def cli() -> None:
+    """QEMU's multifd live-migration wire protocol: decode, check, explain.
+
+    A FILE is a pcap or pcapng capture (also gzip or zstd), a raw dump of one channel or of the
+    main stream, or - for standard input. What a connection is, its first bytes decide, not its
+    port.
+    """
+
+
+def main() -> None:
+    """Run the command; no traceback ever reaches a user for what a file or a peer holds."""
+    try:
+        status = cli.main(standalone_mode=False)
+    except click.exceptions.Exit as done:
+        status = done.exit_code
+    except click.ClickException as error:
+        error.show()
+        status = 2
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("interrupted", err=True)
+        status = 130
+    except MultiFDError as error:
+        click.echo(f"multifd: {error}", err=True)
+        status = 2
+    except BrokenPipeError:
+        # the reader of our output has had enough; Python's own flush at exit would complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 0
+    except OSError as error:
+        place = f"{error.filename}: " if error.filename else ""
+        click.echo(f"multifd: {place}{error.strerror or error}", err=True)
+        status = 2
+    sys.exit(status or 0)
