@@ -21,7 +21,7 @@ NOTHING_DONE = 4
 """Exit status: the input held nothing to do it on."""
 
 
-class _DialectType(click.ParamType):
+class _DialectType(click.ParamType[Dialect]):
     name = "RELEASE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Dialect:
@@ -31,7 +31,7 @@ class _DialectType(click.ParamType):
             self.fail(str(error), param, ctx)
 
 
-class _PageSizeType(click.ParamType):
+class _PageSizeType(click.ParamType[int]):
     name = "BYTES"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
@@ -43,7 +43,7 @@ class _PageSizeType(click.ParamType):
         return self.fail(f"{value!r} is no target page size: one of {sizes}", param, ctx)
 
 
-class _UuidType(click.ParamType):
+class _UuidType(click.ParamType[bytes]):
     name = "UUID"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> bytes:

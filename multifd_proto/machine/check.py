@@ -18,7 +18,7 @@ from multifd_proto.machine.rule import RULES, Fault, Rule
 from multifd_proto.machine.verdict import Report, Tally, Violation, conclude
 from multifd_proto.wire.requirements import load
 
-__all__ = ["Checker", "rules"]
+__all__ = ["RULES", "Checker", "rules"]
 
 _BY_EVENT: dict[type[Event], list[Rule]] = {}
 for _rule in RULES.values():

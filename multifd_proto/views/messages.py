@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime, timezone
+from collections.abc import Callable
+from datetime import UTC, datetime
 
 from multifd_proto.views.rows import Row
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
@@ -20,7 +21,7 @@ def clock(time: int) -> str:
     if not time:
         return "-".ljust(15)
     seconds, nanoseconds = divmod(time, 10**9)
-    day = datetime.fromtimestamp(seconds, timezone.utc)
+    day = datetime.fromtimestamp(seconds, UTC)
     return f"{day:%H:%M:%S}.{nanoseconds // 1000:06d}"
 
 
@@ -73,7 +74,7 @@ def _short(value: object) -> str:
     return said if len(said) <= 60 else said[:57] + "..."
 
 
-_SAY = {
+_SAY: dict[str, Callable[[Row], str]] = {
     "init": lambda row: f"init: channel {row['id']} of machine {row['uuid']}",
     "packet": _packet,
     "device_state": lambda row: (

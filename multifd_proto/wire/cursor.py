@@ -103,8 +103,8 @@ class Cursor:
         if len(present) < len(expected):
             if self.ended:
                 return False
-            self.need(len(expected))
-        self.used += len(expected)
+            raise NeedMore(self.used + len(expected))
+        self.take(len(expected))
         return True
 
 

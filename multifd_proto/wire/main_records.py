@@ -186,6 +186,8 @@ class SectionPart:
     """Head of a further part of a section."""
 
     section_id: int
+    ram: bool = True
+    """The section is that of guest memory, as its START said; nothing in this record says so."""
 
     def build(self) -> bytes:
         """Return the record's bytes."""
@@ -197,6 +199,8 @@ class SectionEnd:
     """Head of the last part of a section."""
 
     section_id: int
+    ram: bool = True
+    """The section is that of guest memory, as its START said; nothing in this record says so."""
 
     def build(self) -> bytes:
         """Return the record's bytes."""

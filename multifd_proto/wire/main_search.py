@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Callable, Container
 
-from multifd_proto.wire.main_records import COMMANDS, Footer, RecordType
+from multifd_proto.wire.main_records import COMMANDS, Footer, RecordType, SectionStart
 from multifd_proto.wire.ram_records import RamEos
 
 _SECTION = struct.Struct(">BIB")
@@ -19,11 +19,14 @@ _COMMAND = struct.Struct(">BH")
 _PRINTABLE = re.compile(rb"[ -~]+")
 _PLAUSIBLE = 0x10000
 """QEMU numbers sections from 0, and no device has come near as many versions."""
-_RAM_END = re.escape(RamEos().build()) + rb"\x7e(?P<section>.{4})"
-_RAM_START = rb"\x01\0\0..\x03ram\0{7}."
-_RAM_BOUNDARY = re.compile(_RAM_END + b"|" + _RAM_START, re.DOTALL)
+_RAM_END = re.escape(RamEos().build()) + rb"\x7e(?P<part>.{4})"
+_RAM_START = rb"\x01(?P<start>\0\0..)\x03ram\0{7}."
+_LAST_FOOTER = rb"\x7e(?P<last>\0\0..)\0\x06.{4}\{"
+_BOUNDARY = re.compile(b"|".join((_RAM_END, _RAM_START, _LAST_FOOTER)), re.DOTALL)
 _LONGEST = 17
-"""Bytes of the longer of the two patterns."""
+"""Bytes of the longest of the three patterns."""
+Boundary = type[RamEos] | type[SectionStart] | type[Footer]
+_KINDS: dict[str, Boundary] = {"part": RamEos, "start": SectionStart, "last": Footer}
 
 Sections = Container[int]
 """Numbers of sections."""
@@ -113,31 +116,35 @@ def find_footer(
     return max(start, len(data) - len(footer) + 1), False
 
 
-def find_ram_boundary(
-    data: bytearray, start: int, sections: Sections | None, *, ended: bool
-) -> tuple[int, bool, int | None]:
-    """Look for the last word of a part of a `ram` section, its footer behind it, or for its START.
+def find_boundary(
+    data: bytearray, start: int, ram: Sections | None, *, ended: bool
+) -> tuple[int, Boundary | None, int]:
+    """Look for a record at which a stream can be followed again.
+
+    That is the START of the `ram` section, the last word of a part of it with the footer behind,
+    or the last footer of all, before the end of the stream and its description.
 
     Args:
         data: what is there of the stream.
         start: index in `data` to begin at.
-        sections: numbers that `ram` is known to have; None if its number is not known.
+        ram: numbers that sections of `ram` are known to have; None if none is known.
         ended: nothing will follow `data`.
 
     Returns:
-        Where that is, True, and the section's number if it is the end of a part; or where it can
-        be at the earliest, False, and None.
+        Where that is, the type of the record there, and the section's number; or where it can be
+        at the earliest, None, and 0.
     """
-    found = _RAM_BOUNDARY.search(data, start)
+    found = _BOUNDARY.search(data, start)
     while found:
-        if found["section"] is None:
-            return found.start(), True, None
-        section = int.from_bytes(found["section"], "big")
-        if section < _PLAUSIBLE if sections is None else section in sections:
-            verdict = record_at(data, found.end(), None)
-            if verdict or (verdict is None and ended):
-                return found.start(), True, section
-            if verdict is None:
-                return found.start(), False, None
-        found = _RAM_BOUNDARY.search(data, found.start() + 1)
-    return max(start, len(data) - _LONGEST + 1), False, None
+        kind = _KINDS[found.lastgroup or ""]
+        section = int.from_bytes(found[found.lastgroup or ""], "big")
+        verdict: bool | None = True
+        if kind is RamEos:
+            known = section < _PLAUSIBLE if ram is None else section in ram
+            verdict = known and record_at(data, found.end(), None)
+        if verdict or (verdict is None and ended):
+            return found.start(), kind, section
+        if verdict is None:
+            return found.start(), None, 0
+        found = _BOUNDARY.search(data, found.start() + 1)
+    return max(start, len(data) - _LONGEST + 1), None, 0

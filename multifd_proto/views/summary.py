@@ -1,0 +1,180 @@
+"""Summary of a migration: who sent what, how fast, in which rounds.
+
+The collector takes events as they come and holds a few numbers a channel, a round and a stretch
+of time, and a bit a page: its memory does not grow with the length of a capture beyond
+`MAX_ROUNDS`, `MAX_BUCKETS` and the page set's bound.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+from typing import Any
+
+from multifd_proto.machine.events import (
+    BytesMissing,
+    DeviceStateReceived,
+    Event,
+    PacketReceived,
+    PayloadReceived,
+)
+from multifd_proto.machine.sets import PageSet
+from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
+
+MAX_ROUNDS = 65536
+MAX_BUCKETS = 512
+MAX_PAGE_CHUNKS = 16384
+
+
+@dataclass
+class Traffic:
+    """What was sent in some part of a migration."""
+
+    packets: int = 0
+    syncs: int = 0
+    normal: int = 0
+    zero: int = 0
+    resent: int = 0
+    """Pages that an earlier round had sent already."""
+    payload: int = 0
+    device_state: int = 0
+    """Bytes of device state."""
+    missing: int = 0
+    gaps: int = 0
+    first: int = 0
+    last: int = 0
+
+    def at(self, time: int) -> None:
+        """Widen the time it took."""
+        if time:
+            self.first = min(self.first or time, time)
+            self.last = max(self.last, time)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from its first to its last byte."""
+        return (self.last - self.first) / 1e9
+
+
+@dataclass
+class Timeline:
+    """Bytes over time, in buckets that double in length when there are too many."""
+
+    width: int = 1_000_000
+    """Nanoseconds a bucket."""
+    buckets: defaultdict[int, int] = field(default_factory=lambda: defaultdict(int))
+
+    def add(self, time: int, size: int) -> None:
+        """Count bytes."""
+        self.buckets[time // self.width] += size
+        while len(self.buckets) > MAX_BUCKETS:
+            self.width *= 2
+            old, self.buckets = self.buckets, defaultdict(int)
+            for bucket, count in old.items():
+                self.buckets[bucket // 2] += count
+
+    def between(self, first: int, last: int, columns: int) -> list[int]:
+        """Return bytes in equal stretches of a span of time."""
+        span = max(1, last - first)
+        out = [0] * columns
+        for bucket, count in self.buckets.items():
+            place = (bucket * self.width + self.width // 2 - first) * columns // span
+            out[min(columns - 1, max(0, place))] += count
+        return out
+
+
+class Summary:
+    """Collects what one migration's summary says."""
+
+    def __init__(self) -> None:
+        self.total = Traffic()
+        self.channels: dict[int, Traffic] = {}
+        """By connection."""
+        self.timelines: dict[int, Timeline] = {}
+        self.rounds: dict[int, Traffic] = {}
+        self._pages = PageSet()
+        self.pages_full = False
+        """More pages than are remembered: `resent` is a lower bound."""
+
+    def add(self, stream: int, event: Event) -> None:
+        """Take an event of a channel."""
+        channel = self.channels.setdefault(stream, Traffic())
+        parts = [self.total, channel]
+        round_ = getattr(event, "round", None)
+        if round_ is not None and (round_ in self.rounds or len(self.rounds) < MAX_ROUNDS):
+            parts.append(self.rounds.setdefault(round_, Traffic()))
+        resent = self._count_resent(event) if isinstance(event, PacketReceived) else 0
+        for part in parts:
+            part.at(event.time)
+            _count(part, event, resent)
+        if isinstance(event, PayloadReceived):
+            timeline = self.timelines.setdefault(stream, Timeline())
+            timeline.add(event.time, event.size - event.missing)
+
+    def _count_resent(self, event: PacketReceived) -> int:
+        if not event.knows("offset"):
+            return 0
+        page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
+        resent = 0
+        for offset in event.page_offsets:
+            seen = self._pages.add(
+                event.ramblock, offset // page_size, room=len(self._pages) < MAX_PAGE_CHUNKS
+            )
+            self.pages_full |= seen is None
+            resent += bool(seen)
+        return resent
+
+
+def _count(part: Traffic, event: Event, resent: int) -> None:
+    match event:
+        case PacketReceived():
+            part.packets += 1
+            part.syncs += event.sync
+            part.normal += event.packet.normal_pages
+            part.zero += event.packet.zero_pages
+            part.payload += event.payload
+            part.resent += resent
+        case DeviceStateReceived():
+            part.packets += 1
+            part.device_state += event.payload
+        case BytesMissing():
+            part.gaps += 1
+            part.missing += event.length
+
+
+def traffic(part: Traffic) -> dict[str, Any]:
+    """Return a part's numbers as plain data."""
+    return {
+        "packets": part.packets,
+        "syncs": part.syncs,
+        "normal_pages": part.normal,
+        "zero_pages": part.zero,
+        "resent_pages": part.resent,
+        "payload": part.payload,
+        "device_state": part.device_state,
+        "gaps": part.gaps,
+        "missing": part.missing,
+        "seconds": part.seconds,
+    }
+
+
+_BARS = " ▁▂▃▄▅▆▇█"
+
+
+def sparkline(values: list[int], top: int) -> str:
+    """Draw values as bars, `top` being the highest there can be."""
+    return "".join(_BARS[-(-value * (len(_BARS) - 1) // max(1, top))] for value in values)
+
+
+def size(count: float) -> str:
+    """Say a number of bytes."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"
+
+
+def rate(part: Traffic) -> str:
+    """Say the mean rate of a part's payload."""
+    return f"{part.payload * 8 / part.seconds / 1e6:.1f} Mbit/s" if part.seconds else "-"
