@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from multifd_proto.machine.events import PacketReceived, PayloadReceived
-from multifd_proto.machine.migration import Migration
+from multifd_proto.machine.events import Event, PacketReceived, PayloadReceived
+from multifd_proto.machine.migration import MainReceived, Migration
+from multifd_proto.wire.ram_records import RamZero
 from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
 MAX_BLOCKS = 512
@@ -121,6 +122,22 @@ class Images:
             return None
         return image
 
+    def take_zeros(self, event: Event) -> None:
+        """Take the zero pages of a packet, or of the main stream; other events have none."""
+        if isinstance(event, PacketReceived) and event.packet.zero_pages and event.knows("offset"):
+            page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
+            offsets = event.page_offsets[event.packet.normal_pages :]
+            name, round_ = event.ramblock, event.round
+        elif isinstance(event, MainReceived) and isinstance(event.record, RamZero):
+            page_size, offsets = self.page_size, event.record.offsets
+            name, round_ = event.record.block or b"", event.round
+        else:
+            return
+        for offset in offsets:
+            image = self.page(name, offset, page_size)
+            if image:
+                image.clear(offset, self.latest if round_ is None else round_)
+
     def _path(self, name: bytes) -> Path:
         """Return a file's path: the block's name is a peer's, and must not leave the folder."""
         safe = re.sub(r"[^\w.@+-]", "_", name.decode("latin-1"), flags=re.ASCII)[:200]
@@ -152,8 +169,8 @@ class ImageSink:
         self._page_size = MULTIFD_PACKET_SIZE // len(packet.packet.offset)
         self._written = 0
         images = self._images
-        round_ = images.latest = max(images.latest, packet.round or 0)
-        round_ = round_ if packet.round is None else packet.round
+        images.latest = max(images.latest, packet.round or 0)
+        round_ = images.latest if packet.round is None else packet.round
         self._targets = []
         if not packet.knows("offset"):
             return

@@ -18,12 +18,8 @@ from multifd_proto.cli.common import (
     reading,
     warn,
 )
-from multifd_proto.machine.events import Event, PacketReceived
-from multifd_proto.machine.migration import MainReceived
 from multifd_proto.views.rows import text
 from multifd_proto.views.summary import size
-from multifd_proto.wire.ram_records import RamZero
-from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
 _STRETCHES = 4
 
@@ -54,7 +50,7 @@ def command(files: tuple[str, ...], output: Path, as_json: bool, **options: Any)
     with reading(files) as reader:
         for connection, event in follower.follow(reader):
             if connection.session:
-                _take_zeros(_images(images, connection.session, output), event)
+                _images(images, connection.session, output).take_zeros(event)
     warn(reader, follower)
     for session in follower.sessions:
         _print(session, images[session.number], as_json)
@@ -69,24 +65,6 @@ def _images(images: dict[int, Images], session: Session, output: Path) -> Images
         folder.mkdir(parents=True, exist_ok=True)
         images[session.number] = Images(folder, session.checker.migration)
     return images[session.number]
-
-
-def _take_zeros(images: Images, event: Event) -> None:
-    """Take the zero pages of a packet, or of the main stream."""
-    if isinstance(event, PacketReceived) and event.packet.zero_pages and event.knows("offset"):
-        page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
-        offsets = event.page_offsets[event.packet.normal_pages :]
-        name, round_ = event.ramblock, event.round
-    elif isinstance(event, MainReceived) and isinstance(event.record, RamZero):
-        page_size = images.page_size
-        offsets = event.record.offsets
-        name, round_ = event.record.block or b"", event.round
-    else:
-        return
-    for offset in offsets:
-        image = images.page(name, offset, page_size)
-        if image:
-            image.clear(offset, images.latest if round_ is None else round_)
 
 
 def _print(session: Session, images: Images, as_json: bool) -> None:

@@ -95,7 +95,7 @@ def _found(result: Result, style: str) -> Iterator[tuple[str, str]]:
         kind = "known defect" if result.quirk.defect else "known"
         dialects = describe(result.quirk.dialects)
         yield from _wrapped(f"{kind} of QEMU {dialects}: {result.quirk.reason}", "note")
-        yield f"      fixed or explained by {result.quirk.source}", "dim"
+        yield f"      source: {result.quirk.source}", "dim"
     yield f"      read spec/{requirement.anchor}, or: multifd spec {requirement.id}", "dim"
 
 

@@ -61,20 +61,14 @@ def flags() -> str:
     """Return the bits of `flags`."""
     device = describe(where(lambda d: d.device_state)).split()[0]
     rows = [
-        (code("0x01"), "SYNC", DIALECTS[0].name, "ends a round on its channel"),
+        (code(f"0x{FLAG_SYNC:02x}"), "SYNC", DIALECTS[0].name, "ends a round on its channel"),
         *(
-            (
-                code(f"0x{m.flag:02x}"),
-                m.name,
-                m.since,
-                f"payload method, under mask {METHOD_MASK:#x}",
-            )
+            (code(f"0x{m.flag:02x}"), m.name, m.since, f"payload method, mask {METHOD_MASK:#x}")
             for m in METHODS
             if m.flag
         ),
-        (code(f"{FLAG_DEVICE_STATE:#x}"), "DEVICE_STATE", device, "another layout follows"),
+        (code(f"0x{FLAG_DEVICE_STATE:02x}"), "DEVICE_STATE", device, "another layout follows"),
     ]
-    assert rows[0][0] == code(f"0x{FLAG_SYNC:02x}")
     return table(("bits", "name", "since", "meaning"), rows)
 
 

@@ -176,7 +176,7 @@ def spell(content: bytes) -> str:
     words, place = list[str](), 0
     for run in _RUN.finditer(content):
         words += [f"{byte:02x}" for byte in content[place : run.start()]]
-        words.append(f"{run[1].hex()} ×{len(run[0])}")
+        words.append(f"{run[1].hex()} x {len(run[0])}")
         place = run.end()
     words += [f"{byte:02x}" for byte in content[place:]]
     return code(" ".join(words[:_LONGEST] + ["…"] * (len(words) > _LONGEST)))

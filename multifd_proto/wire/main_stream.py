@@ -402,7 +402,7 @@ class MainStream:
 
 _BETWEEN = (_S.HEADER, _S.RECORD, _S.DESCRIPTION, _S.LOST, _S.REST)
 """States in which a stream may end."""
-_RECORDS = {
+_RECORDS: dict[int, MainState] = {
     RecordType.SECTION_START: _S.SECTION,
     RecordType.SECTION_PART: _S.PART,
     RecordType.SECTION_END: _S.PART,
