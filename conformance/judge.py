@@ -16,10 +16,10 @@ from .miniatures import Session
 def judge(session: Session, cut: int = 1 << 30) -> Report:
     """Return the checker's report on a session fed in pieces of `cut` bytes."""
     checker = Checker(session.parameters)
-    main = checker.add_main(0, order=session.main_order)
+    main = checker.add_main(0, opened=session.main_opened)
     for number in range(session.tls):
         checker.add_tls(100 + number)
-    peers = [checker.add_channel(n, order=n) for n in range(1, len(session.channels) + 1)]
+    peers = [checker.add_channel(n, opened=n) for n in range(1, len(session.channels) + 1)]
     checker.judge(main, _main_events(session, cut))
     for peer, sender in zip(peers, session.channels, strict=True):
         peer.reverse_bytes = sender.reverse

@@ -1,4 +1,4 @@
-"""The kill matrix: for each requirement what keeps it, what violates it, and that nothing else does.
+"""The kill matrix: what keeps each requirement, what violates it, and that it violates no other.
 
     python -m multifd_proto.conformance.matrix [--json]
 

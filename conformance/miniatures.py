@@ -77,8 +77,8 @@ class Session:
     channels: tuple[Sender, ...]
     main: tuple[MainRecord, ...]
     parameters: MigrationParameters
-    main_order: int = 0
-    """Place of the main stream's connection among all."""
+    main_opened: int = 0
+    """When the main stream's connection is opened; the channels' follow at 1, 2, ..."""
     main_tail: bytes | None = None
     """Bytes of the main stream as they are, instead of `main`."""
     tls: int = 0
@@ -163,10 +163,11 @@ SETUP = RamSetup(
 START = SectionStart(1, b"ram", 0, 4)
 ZERO = RamZero(b"rom", (0,))
 FOOTER = Footer(1)
+_FLUSH = RamFlush()
 
 
 def main_stream(
-    mark: MainRecord | None = RamFlush(), zero: MainRecord | None = None
+    mark: MainRecord | None = _FLUSH, zero: MainRecord | None = None
 ) -> tuple[MainRecord, ...]:
     """Return a main stream with three marks: FLUSH words, or without them its EOS words."""
     flush = (mark,) if mark else ()

@@ -79,7 +79,7 @@ def _appended(session: Session, channel: int, *packets: Packet) -> Session:
     return session.with_sender(channel, replace(sender, packets=(*sender.packets, *packets)))
 
 
-# ---- connections -----------------------------------------------------------------------------------
+# ---- connections -----------------------------------------------------------------------------
 
 _is("CHAN-1", lambda: _cut(base(), 1, 100))
 _is("CHAN-2", lambda: base().with_sender(0, replace(base().channels[0], reverse=8)))
@@ -90,10 +90,10 @@ def one_channel_too_few() -> Session:
     return replace(base(), parameters=replace(base().parameters, channels=3))
 
 
-_is("CHAN-4", lambda: replace(base(), main_order=9))
+_is("CHAN-4", lambda: replace(base(), main_opened=9))
 _is("TLS-1", lambda: replace(base(), tls=1))
 
-# ---- init ------------------------------------------------------------------------------------------
+# ---- init ------------------------------------------------------------------------------------
 
 _is("INIT-1", lambda: base().with_init(1, magic=0))
 _is("INIT-2", lambda: base().with_init(1, version=2))
@@ -104,7 +104,7 @@ _is("INIT-6", lambda: base().with_init(1, id=0))
 _is("INIT-7", lambda: base().with_init(1, unused2=bytes(31) + b"\x01"))
 _is("INIT-8", lambda: base().with_sender(1, Sender(base().channels[1].init, (), cut=10)))
 
-# ---- packets ---------------------------------------------------------------------------------------
+# ---- packets ---------------------------------------------------------------------------------
 
 _is("PKT-1", lambda: base().with_head(1, 2, magic=0xFFFFFFFF))
 _is("PKT-2", lambda: base().with_head(1, 2, version=2))
@@ -116,6 +116,7 @@ _is("PKT-5", lambda: base().with_head(1, 1, pages_alloc=COUNT - 1))
 @violates("PKT-6")
 def more_normal_pages_than_room() -> Session:
     full = pages(3, tuple(range(COUNT))).head
+    assert isinstance(full, MultiFDPacket)
     packet = replace(full, normal_pages=COUNT + 1, next_packet_size=(COUNT + 1) * PAGE_SIZE)
     return base().with_packet(1, 1, Packet(packet, bytes((COUNT + 1) * PAGE_SIZE)))
 
@@ -184,7 +185,7 @@ def a_later_round_with_a_lower_number() -> Session:
     return base().with_head(1, 2, packet_num=6).with_head(0, 3, packet_num=5)
 
 
-# ---- payload ---------------------------------------------------------------------------------------
+# ---- payload ---------------------------------------------------------------------------------
 
 
 _is("PAY-1", lambda: base().with_head(1, 1, flags=0x6))
@@ -233,7 +234,7 @@ def a_payload_beyond_the_limit() -> Session:
     return _payload("qatzip", empty * (limit // len(empty) + 1) + page)
 
 
-# ---- SYNC ------------------------------------------------------------------------------------------
+# ---- SYNC ------------------------------------------------------------------------------------
 
 
 @violates("SYNC-1")
@@ -265,7 +266,7 @@ _is("SYNC-6", lambda: replace(base(), main=_with_a_fourth_mark(base())))
 _is("SYNC-7", lambda: base().with_packet(1, 1, pages(3, (8, 9, 1))))
 _is("SYNC-8", lambda: _appended(base(), 1, pages(9, (30,))))
 
-# ---- main stream -----------------------------------------------------------------------------------
+# ---- main stream -----------------------------------------------------------------------------
 
 
 @violates("MAIN-1")
@@ -325,7 +326,7 @@ def an_end_inside_a_record() -> Session:
     return replace(session, main_tail=data + SectionEnd(1).build()[:3])
 
 
-# ---- device state ----------------------------------------------------------------------------------
+# ---- device state ----------------------------------------------------------------------------
 
 
 def _device(**values: object) -> Session:

@@ -19,6 +19,7 @@ from multifd_proto.machine.events import Event, PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, MainInfo, MainReceived
 from multifd_proto.machine.parameters import Bounds, MigrationParameters
 from multifd_proto.machine.payload import PageSink
+from multifd_proto.machine.resync import PEEK, starts_with_packet
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.ram_records import RamEos, RamFlush
@@ -60,7 +61,8 @@ class Connection:
     machine: Channel | MainStream | None = None
     peer: ChannelInfo | MainInfo | None = None
     ended: bool = False
-    head: bytes = b""
+    heads: dict[bool, bytes] = field(default_factory=dict)
+    """First bytes of each direction, until they tell what it is."""
 
     @property
     def channel(self) -> int | None:
@@ -119,23 +121,27 @@ class Follower:
             if connection.half.bytes > TRIAL:
                 self._ignore(connection)
             return
-        if isinstance(event, Gap) and event.offset == 0:
-            self._try(connection, event.half)
+        half = event.half
+        head = connection.heads.get(half.forward, b"")
+        if isinstance(event, Gap):
+            self._try(connection, half)
         elif isinstance(event, Data):
-            # the head of a connection can come in pieces
-            connection.head += bytes(event.data[: 4 - len(connection.head)])
-            if len(connection.head) >= 4 or event.offset > 0:
-                self._decide(connection, event.half)
+            # a head can come in pieces
+            need = len(STREAM_MAGIC) if half.anchored else PEEK
+            whole = connection.heads[half.forward] = head + bytes(event.data[: need - len(head)])
+            if len(whole) < need:
+                return
+            self._decide(connection, half, whole)
+        if connection.machine:
+            connection.machine.receive_data(head)
 
-    def _decide(self, connection: Connection, half: Half) -> None:
-        head = connection.head
-        if head == STREAM_MAGIC:
+    def _decide(self, connection: Connection, half: Half, head: bytes) -> None:
+        if head[:4] == STREAM_MAGIC:
             self._set_half(connection, half)
             connection.kind, connection.machine = "main", MainStream()
             session = self._join(connection)
-            order = half.stream if half.anchored else None
-            connection.peer = session.checker.add_main(half.stream, order=order)
-        elif head == MULTIFD:
+            connection.peer = session.checker.add_main(half.stream, opened=_opened(half))
+        elif head[:4] == MULTIFD and (half.anchored or not starts_with_packet(head)):
             self._set_half(connection, half)
             self._join(connection)
             connection.machine = self._channel(connection, started=True)
@@ -159,7 +165,7 @@ class Follower:
         connection.reverse.unwanted_until = NOTHING
 
     def _ignore(self, connection: Connection, kind: str = "other") -> None:
-        connection.kind, connection.machine, connection.head = kind, None, b""
+        connection.kind, connection.machine = kind, None
         connection.half.unwanted_until = connection.reverse.unwanted_until = NOTHING
 
     def _channel(self, connection: Connection, *, started: bool) -> Channel:
@@ -176,12 +182,10 @@ class Follower:
 
     def _adopt(self, connection: Connection, *, whole: bool) -> None:
         session = self._join(connection)
-        order = connection.half.stream if connection.half.anchored else None
-        if connection.half.source is None:
-            order = None
+        half = connection.half
         connection.kind = "multifd"
         connection.peer = session.checker.add_channel(
-            connection.half.stream, order=order, whole=whole
+            half.stream, opened=_opened(half), whole=whole
         )
 
     def _join(self, connection: Connection) -> Session:
@@ -250,6 +254,11 @@ class Follower:
             session = self._latest.get((half.source.host, half.destination))
             if session:
                 session.checker.add_tls(half.stream)
+
+
+def _opened(half: Half) -> int | None:
+    """Return when a connection was opened; None where that was not captured, as of raw dumps."""
+    return half.opened if half.anchored and half.source else None
 
 
 def _length(event: StreamEvent) -> int:

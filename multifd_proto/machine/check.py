@@ -43,20 +43,20 @@ class Checker:
         self._tallies: dict[_Key, Tally] = {}
 
     def add_channel(
-        self, stream: int, *, order: int | None = None, whole: bool = True
+        self, stream: int, *, opened: int | None = None, whole: bool = True
     ) -> ChannelInfo:
         """Announce a multifd channel.
 
         Args:
             stream: number of its connection.
-            order: place among the connections in the order of opening, if known.
+            opened: when the connection was opened, in nanoseconds, if that was seen.
             whole: it is seen from its first byte on.
         """
-        return self.migration.streams.setdefault(stream, ChannelInfo(stream, order, whole))
+        return self.migration.streams.setdefault(stream, ChannelInfo(stream, opened, whole))
 
-    def add_main(self, stream: int, *, order: int | None = None, whole: bool = True) -> MainInfo:
+    def add_main(self, stream: int, *, opened: int | None = None, whole: bool = True) -> MainInfo:
         """Announce the main stream; a second one is followed, but the first one counts."""
-        main = MainInfo(stream, order, whole)
+        main = MainInfo(stream, opened, whole)
         self.migration.main = self.migration.main or main
         return main
 

@@ -54,8 +54,8 @@ class ChannelInfo:
     """What is remembered of one channel."""
 
     stream: int
-    order: int | None
-    """Place among the connections of the migration in the order of opening, if known."""
+    opened: int | None
+    """When its connection was opened, in nanoseconds since the epoch, if that was seen."""
     whole: bool
     """Nothing that could tell a packet has been missed so far."""
     page_size: int | None = None
@@ -63,6 +63,8 @@ class ChannelInfo:
     packets: int = 0
     syncs: int = 0
     last: PacketReceived | None = None
+    follows: bool = True
+    """The next packet is the one right after `last`."""
     unsynced: bool = False
     """Pages were sent since the last SYNC."""
     ended: Ended | None = None
@@ -90,7 +92,7 @@ class MainInfo:
     """What is remembered of the main stream."""
 
     stream: int
-    order: int | None
+    opened: int | None
     whole: bool
     ended: bool = False
     flushes: int = 0
@@ -212,13 +214,14 @@ class Migration:
                 peer.packets += 1
             case BytesMissing():
                 peer.whole &= event.hid is ChannelState.AWAIT_PAYLOAD
+                peer.follows = False
             case Ended():
                 peer.ended = event
                 peer.whole &= event.state is not ChannelState.LOST
 
     def _note_packet(self, channel: ChannelInfo, event: PacketReceived) -> None:
         channel.packets += 1
-        channel.last = event
+        channel.last, channel.follows = event, True
         channel.whole &= event.round is not None
         channel.unsynced = not event.sync and (event.pages > 0 or channel.unsynced)
         self.numbers.add(event.packet.packet_num)

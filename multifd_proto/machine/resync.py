@@ -41,6 +41,20 @@ def infer_page_count(stream: bytes | bytearray, ended: bool) -> int | None:
     return DEFAULT_PAGE_COUNT if ended or len(stream) >= LARGEST_HEAD + len(START) else None
 
 
+PEEK = 16
+"""Bytes at the start of a stream that `starts_with_packet` needs."""
+
+
+def starts_with_packet(head: bytes) -> bool:
+    """Tell whether what begins with the multifd magic is a packet, not an init message.
+
+    Both begin alike; where an init has its uuid, a packet has flags of which at most seven bits
+    are ever set, and `pages_alloc`. Packets without either do not start anything.
+    """
+    flags = int.from_bytes(head[8:12], "big")
+    return 0 < flags < 2 * FLAG_DEVICE_STATE or int.from_bytes(head[12:16], "big") in PAGE_COUNTS
+
+
 class PacketSearch:
     """Looks for the next packet in bytes of which the start is unknown.
 

@@ -2,7 +2,7 @@
 
 One frozen value per record; `build()` returns its bytes, and those that a section of guest memory
 is made of are in `ram_records`. All integers are big-endian. What a record does not keep (the
-data of devices, the machine's description) is built as zeros of the same length, so a record
+data of devices, the machine's description) is built as filler of the same length, so a record
 always has as many bytes as it had in the stream.
 
 Names are bytes, as they are on the wire; QEMU's are printable ASCII.
@@ -105,7 +105,7 @@ class Configuration:
     capabilities: tuple[str, ...] | None = None
     """Those of x-ignore-shared and mapped-ram (9.0) that are on."""
     uuid: bytes | None = None
-    """The machine's UUID, 16 bytes, with x-validate-uuid."""
+    """The machine's UUID, 16 bytes, with validate-uuid."""
     rest: bytes = b""
     """Whatever follows from the first subsection that is unknown or not in QEMU's order."""
 
@@ -235,8 +235,9 @@ class VmDescription:
     """Bytes of JSON."""
 
     def build(self) -> bytes:
-        """Return the record's bytes, with zeros for JSON."""
-        return _TYPE_U32.pack(RecordType.VMDESCRIPTION, self.length) + bytes(self.length)
+        """Return the record's bytes, with an empty object and spaces for the description."""
+        json = b"{" + b"}".rjust(self.length - 1)
+        return _TYPE_U32.pack(RecordType.VMDESCRIPTION, self.length) + json[: self.length]
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,7 +286,7 @@ class MainFault:
     kind: FaultKind
     seen: int | bytes
     demanded: int | str
-    """What would have been right; of BOUND, the most, and of ENDED, the least."""
+    """What would have been right; of BOUND, the most; of ENDED, the least, or what is lacking."""
 
     def build(self) -> bytes:
         """Return nothing: the bytes at fault are in the `Opaque` that follows."""

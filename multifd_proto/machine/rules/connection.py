@@ -48,16 +48,18 @@ def number_of_channels(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fa
     "CHAN-4",
     on=MigrationOver,
     when=lambda m, _c, _e: (
-        m.main and m.main.order is not None and any(c.order is not None for c in m.streams.values())
+        m.main
+        and m.main.opened is not None
+        and any(c.opened is not None for c in m.streams.values())
     ),
 )
 def main_stream_first(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
     assert m.main is not None
-    assert m.main.order is not None
+    assert m.main.opened is not None
     for c in m.streams.values():
-        if c.order is not None and c.order < m.main.order:
-            demanded = f"after the main stream's ({m.main.order})"
-            yield Fault("place among the connections", str(c.order), demanded, stream=c.stream)
+        if c.opened is not None and c.opened < m.main.opened:
+            early = f"{(m.main.opened - c.opened) / 1e9:.6f} s before the main stream's"
+            yield Fault("opening of the connection", early, "after it", stream=c.stream)
 
 
 @rule("TLS-1", on=MigrationOver, when=lambda m, _c, _e: m.tls or m.streams)

@@ -179,7 +179,8 @@ def size_without_compression(_m: Migration, _c: ChannelInfo, e: PacketReceived) 
 def size_without_payload(_m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     size = e.packet.next_packet_size
     if size:
-        stale = c.last is not None and c.last.packet.next_packet_size == size
+        # what came right before may be hidden by a gap
+        stale = (c.last and c.last.packet.next_packet_size == size) or not c.follows
         yield Fault("next_packet_size", str(size), "0", quirks=(STALE_SIZE,) if stale else ())
 
 
@@ -195,6 +196,7 @@ def no_empty_packets(_m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterat
     if not e.pages and not e.sync:
         last = c.last
         trailer = last and last.sync and last.packet.packet_num == e.packet.packet_num
+        trailer = trailer or not c.follows
         quirks = (EMPTY_TRAILER,) if trailer else ()
         yield Fault("content of the packet", "neither pages nor SYNC", "one of them", quirks=quirks)
 
