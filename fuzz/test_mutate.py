@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from .mutate import MEMORY, bases, campaign, mutant
+from .mutate import MEMORY, bases, campaign, lossy, mutant, run
 
 
 def test_mutants_are_reproducible():
@@ -15,3 +15,13 @@ def test_mutated_captures_come_to_events_or_one_clear_error():
     assert peak < MEMORY
     # the mutants reach every way a capture can end
     assert {"failed", "passed", "unreadable"} <= set(outcomes)
+
+
+def test_losses_of_a_capture_are_never_a_fault_of_the_sender(tmp_path):
+    path = tmp_path / "lossy.pcap"
+    outcomes = set()
+    for seed in range(400):
+        path.write_bytes(lossy(seed))
+        outcomes.add(run(path))
+    assert "failed" not in outcomes
+    assert "passed" in outcomes

@@ -116,7 +116,7 @@ class Connections:
         connection = self._connections[direction.half.stream]
         direction.half.segments += 1
         if flags & _SYN:
-            direction.begin(seq)
+            direction.begin(seq, time)
             seq += 1
             yield from connection.open(connection.other(direction) if flags & _ACK else direction)
         if flags & _RST:

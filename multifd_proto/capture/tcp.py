@@ -61,10 +61,12 @@ class Direction:
         ahead = self._pieces[0][0] - self._offset_of(seq + 1) if self._pieces else 0
         return 0 <= ahead <= self._limits.window
 
-    def begin(self, seq: int) -> None:
+    def begin(self, seq: int, time: int) -> None:
         """Anchor the stream at a SYN that `can_begin`."""
         if self._syn == NEVER:
             self._syn = seq
+            # the file may have it behind what it came before
+            self.half.opened = min(self.half.opened, time)
             self.half.anchored = True
             self._settle(self._offset_of(seq + 1))
 

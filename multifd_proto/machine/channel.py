@@ -99,6 +99,7 @@ class Channel:
         self._payload: Payload | None = None
         self._log = EventLog()
         self._loss: Loss | None = None
+        self._searched = False
         self._need: int | None
         self._buffer: bytearray
         self._known: int
@@ -240,7 +241,7 @@ class Channel:
     def _lose_place(self) -> None:
         self._log.confirm()
         self._loss = Loss(self._log, self.offset - len(self._buffer), self.page_count)
-        self.state, self.round = _S.LOST, None
+        self.state, self.round, self._searched = _S.LOST, None, True
         if self._decoders:
             self._decoders.lose()
         self._collect(0)
@@ -257,7 +258,7 @@ class Channel:
         """Return how many bytes the message that has begun still lacks."""
         if self._payload:
             return self._payload.left
-        begun = self._buffer or self.state is _S.AWAIT_INIT
+        begun = (self._buffer and self.state is not _S.FAILED) or self.state is _S.AWAIT_INIT
         return (self._need or 0) - len(self._buffer) if begun else 0
 
     def _read(self) -> None:
@@ -275,7 +276,8 @@ class Channel:
 
     def _read_header(self) -> None:
         good = self._buffer.startswith(START)
-        if self._loss and not good:
+        if not good and self._searched:
+            # where a search has led, a wrong start says that the search was wrong
             self._deny()
             return
         self._log.confirm()
@@ -362,12 +364,14 @@ class Channel:
 
     def _deny(self) -> None:
         """The packet that the search had found was none: search on, from here."""
-        assert self._loss
-        self._loss.denied()
-        self.state, self.round = _S.LOST, None
         rest = bytes(self._buffer)
         self.offset -= len(rest)
         self._collect(0)
+        if self._loss:
+            self._loss.denied()
+            self.state, self.round = _S.LOST, None
+        else:
+            self._lose_place()
         self.receive_data(rest)
 
 

@@ -58,6 +58,8 @@ def _main(row: Row) -> str:
     shown = {k: v for k, v in row.items() if k not in _HEAD and v not in (None, [], "")}
     if "zero_pages" in shown:
         return f"r{row['round']} {row['zero_pages']} zero pages of {row['ramblock']}"
+    if "magic" in shown:
+        shown["magic"] = f"{shown['magic']:#x}"
     values = " ".join(f"{name}={_short(value)}" for name, value in shown.items())
     return f"r{row['round']} {row['record']} {values}".rstrip()
 

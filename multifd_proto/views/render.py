@@ -47,7 +47,8 @@ RENDERERS: dict[str, Callable[[], str]] = {
 
 END = "<!-- end render -->"
 """The line that ends a rendered place."""
-_MARKER = re.compile(r"^<!-- (?:render: (?P<name>.+)|end render) -->$")
+_MARKER = re.compile(r"^<!-- (?:render: (?P<name>.+)|end render) -->$", re.MULTILINE)
+_PLACE = re.compile(rf"^(<!-- render: (?P<name>.+) -->\n)(?:.*\n)*?{END}$", re.MULTILINE)
 
 
 def render_all(spec_dir: Path) -> dict[Path, str]:
@@ -68,33 +69,21 @@ def render(name: str, text: str) -> str:
     Raises:
         CatalogueError: as for `render_all`.
     """
-    out: list[str] = []
-    opened: tuple[int, str] | None = None
-    for number, line in enumerate(text.splitlines(), 1):
-        marker = _MARKER.match(line)
-        if marker is None:
-            if opened is None:
-                out.append(line)
-            continue
-        if marker["name"] is None:
-            if opened is None:
-                raise CatalogueError(f"{name}:{number}: end render without a render before it")
-            out += ["", RENDERERS[opened[1]](), "", line]
-            opened = None
-            continue
-        _check_open(name, opened)
-        if marker["name"] not in RENDERERS:
-            raise CatalogueError(
-                f"{name}:{number}: render is {marker['name']!r}, must be one of: "
-                + ", ".join(RENDERERS)
-            )
-        opened = number, marker["name"]
-        out.append(line)
-    _check_open(name, opened)
-    return "\n".join(out) + "\n"
+    _check(name, text)
+    return _PLACE.sub(lambda place: f"{place[1]}\n{RENDERERS[place['name']]()}\n\n{END}", text)
 
 
-def _check_open(name: str, opened: tuple[int, str] | None) -> None:
-    if opened:
-        number, what = opened
-        raise CatalogueError(f"{name}:{number}: render {what!r} has no {END!r} after it")
+def _check(name: str, text: str) -> None:
+    opened: tuple[str, str] | None = None
+    for marker in _MARKER.finditer(text):
+        place, what = f"{name}:{text.count(chr(10), 0, marker.start()) + 1}", marker["name"]
+        if what is None and opened is None:
+            raise CatalogueError(f"{place}: end render without a render before it")
+        if what is not None and opened is not None:
+            break
+        if what is not None and what not in RENDERERS:
+            names = ", ".join(RENDERERS)
+            raise CatalogueError(f"{place}: render is {what!r}, must be one of: {names}")
+        opened = (place, what) if what is not None else None
+    if opened is not None:
+        raise CatalogueError(f"{opened[0]}: render {opened[1]!r} has no {END!r} after it")

@@ -19,8 +19,8 @@ from multifd_proto.machine.events import (
     PacketReceived,
 )
 from multifd_proto.machine.migration import MainReceived
-from multifd_proto.wire.main_records import MainGap
-from multifd_proto.wire.ram_records import RamZero
+from multifd_proto.wire.main_records import MainGap, MainHeader
+from multifd_proto.wire.ram_records import RamPage, RamZero
 
 Row = dict[str, Any]
 
@@ -136,6 +136,11 @@ def _main(event: MainReceived, offsets: bool) -> Row:
         if offsets:
             values["page_offsets"] = list(record.offsets)
         return values
+    if isinstance(record, RamPage):
+        values |= {"ramblock": text(record.block or b""), "normal_pages": 1, "payload": record.size}
+        return values | ({"page_offsets": [record.offset]} if offsets else {})
+    if isinstance(record, MainHeader):
+        return values | {"magic": int.from_bytes(record.magic, "big"), "version": record.version}
     return values | {f.name: _plain(getattr(record, f.name)) for f in fields(record)}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,8 @@ from multifd_proto.wire.schema import (
 
 VALID, ACCEPTABLE, INVALID = "valid", "acceptable", "invalid"
 UNJUDGED = "not judged"
+LONGEST_PAGES = 1024
+"""Characters of run-length hex up to which decoded pages are given; beyond, their SHA-256."""
 
 
 @dataclass(frozen=True)
@@ -170,9 +173,16 @@ def _judge_payloads(group: Document) -> Iterator[Judgement]:
         seen = _conclude(checker, {"normal_pages": pages, "next_packet_size": size})
         if seen.result != INVALID:
             decoded = any(isinstance(e, PayloadReceived) and e.decoded for e in events)
-            found = {**seen.fields, "pages": pack(memory.data)}
+            found = {**seen.fields, **_pages(memory.data)}
             seen = Judgement(found, seen.result if decoded else UNJUDGED, seen.requirements)
         yield seen
+
+
+def _pages(memory: bytes) -> dict[str, str]:
+    text = pack(memory)
+    if len(text) <= LONGEST_PAGES:
+        return {"pages": text}
+    return {"pages_sha256": hashlib.sha256(memory).hexdigest()}
 
 
 def _judge_main(group: Document, test: Document) -> Judgement:

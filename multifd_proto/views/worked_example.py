@@ -9,17 +9,17 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import fields
 from importlib.resources import as_file, files
-from itertools import takewhile
+from itertools import pairwise, takewhile
 
 from multifd_proto.capture.events import Data
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.errors import CatalogueError
 from multifd_proto.machine.channel import Channel
-from multifd_proto.machine.events import InitReceived, PacketReceived
+from multifd_proto.machine.events import PacketReceived
 from multifd_proto.views.tables import code, table
-from multifd_proto.wire.main_records import STREAM_MAGIC
+from multifd_proto.wire.main_records import STREAM_MAGIC, MainRecord
 from multifd_proto.wire.main_stream import MainStream
-from multifd_proto.wire.ram_records import RamSetup
+from multifd_proto.wire.ram_records import RamBlockEntry, RamSetup
 from multifd_proto.wire.schema import MultiFDInit, RamPacket, Row
 
 CAPTURE = "q10_0-none.pcap.zst"
@@ -44,17 +44,15 @@ def worked_example() -> str:
     """
     try:
         main, channel = _streams()
-        init, *packets = _messages(channel)
-        assert isinstance(init, InitReceived)
-        heads = [event for event in packets if isinstance(event, PacketReceived)]
-        sync = next(event for event in heads if event.sync)
-        pages = next(event for event in heads if event.packet.normal_pages)
-    except (StopIteration, KeyError, ValueError):
+        init = MultiFDInit.parse(channel[: MultiFDInit.size()])
+        sync = next(packet for packet in _packets(channel) if packet.sync)
+        pages = next(packet for packet in _packets(channel) if packet.packet.normal_pages)
+    except (StopIteration, ValueError):
         raise CatalogueError(f"{CAPTURE}: no whole session with a channel 0") from None
     return "\n\n".join(
         (
             "### The init message of channel 0",
-            _table(_message(init.init, channel, init.offset)),
+            _table(_message(init, channel, 0)),
             "### Its first packet: SYNC",
             _table(_packet(sync, channel)),
             "### Its first packet with normal pages",
@@ -78,11 +76,10 @@ def _streams() -> tuple[bytes, bytes]:
     return bytes(main), bytes(next(c for c in channels if MultiFDInit.parse(c[:size]).id == 0))
 
 
-def _messages(stream: bytes) -> list[InitReceived | PacketReceived]:
+def _packets(stream: bytes) -> Iterator[PacketReceived]:
     machine = Channel()
     machine.receive_data(stream)
-    machine.receive_eof()
-    return [e for e in machine.events() if isinstance(e, InitReceived | PacketReceived)]
+    return (event for event in machine.events() if isinstance(event, PacketReceived))
 
 
 def _table(lines: Iterable[_Line]) -> str:
@@ -112,54 +109,48 @@ def _message(message: MultiFDInit | RamPacket, stream: bytes, start: int) -> Ite
 
 def _offsets(packet: RamPacket, stream: bytes, start: int, row: Row) -> Iterator[_Line]:
     """Yield, for normal pages, zero pages and unused elements: the first, then the others."""
-    normal, used = packet.normal_pages, packet.normal_pages + packet.zero_pages
+    zeros, unused = packet.normal_pages, packet.normal_pages + packet.zero_pages
     total = len(packet.offset)
-    for first, end, what in (
-        (0, normal, "places of normal pages in the block, in bytes"),
-        (normal, used, "places of zero pages"),
-        (used, total, "unused"),
-    ):
-        for begin, stop in ((first, min(first + 1, end)), (first + 1, end)):
-            if begin >= stop:
-                continue
-            name = (
-                f"{row.name}[{begin}]" if stop - begin == 1 else f"{row.name}[{begin}..{stop - 1}]"
-            )
-            place = start + 8 * begin
-            values = sorted(set(packet.offset[begin:stop]))
-            span = " to ".join(f"{value:#x}" for value in dict.fromkeys((values[0], values[-1])))
-            content = stream[place : place + 8 * (stop - begin)]
-            yield place, spell(content), code(name), span, what
+    firsts = (min(1, zeros), min(zeros + 1, unused), min(unused + 1, total))
+    for begin, end in pairwise(sorted({0, zeros, unused, total, *firsts})):
+        what = "place of a zero page" if begin >= zeros else "place of a normal page, in bytes"
+        name = f"{row.name}[{begin}]" if end - begin == 1 else f"{row.name}[{begin}..{end - 1}]"
+        values = packet.offset[begin:end]
+        span = " to ".join(f"{value:#x}" for value in sorted({min(values), max(values)}))
+        content = stream[start + 8 * begin : start + 8 * end]
+        meaning = "not used" if begin >= unused else what
+        yield start + 8 * begin, spell(content), code(name), span, meaning
 
 
 def _main(stream: bytes) -> Iterator[_Line]:
     machine = MainStream()
     machine.receive_data(stream)
-    machine.receive_eof()
     for offset, size, record in takewhile(lambda r: r[0] < MAIN_SHOWN, machine.records()):
-        meaning = (inspect.getdoc(type(record)) or "").splitlines()[0]
-        name = type(record).__name__
-        if not isinstance(record, RamSetup):
-            yield offset, spell(stream[offset : offset + size]), name, _fields(record), meaning
-            continue
-        word, *entries = [8, *(len(block.build()) for block in record.blocks)]
-        yield offset, spell(stream[offset : offset + word]), name, f"total {record.total}", meaning
-        offset += word
-        for length, block in zip(entries, record.blocks, strict=True):
-            line = spell(stream[offset : offset + length]), type(block).__name__, _fields(block)
-            yield offset, *line, (inspect.getdoc(type(block)) or "").splitlines()[0]
+        for part, length in _parts(record, size):
+            meaning = (inspect.getdoc(part) or "").splitlines()[0]
+            content = spell(stream[offset : offset + length])
+            yield offset, content, type(part).__name__, _fields(part), meaning
             offset += length
 
 
-def _fields(record: object) -> str:
-    """Return the fields that a record has, with their values."""
-    values = ((f.name, getattr(record, f.name)) for f in fields(record))  # type: ignore[arg-type]
-    present = ((name, value) for name, value in values if value or value == 0)
-    return ", ".join(
-        f"{name} {value.decode('latin-1') if isinstance(value, bytes) else value}"
-        for name, value in present
-        if value is not False
-    )
+def _parts(record: MainRecord, size: int) -> Iterator[tuple[MainRecord | RamBlockEntry, int]]:
+    """Yield a record without its block list, then the list's entries, with their bytes."""
+    entries = record.blocks if isinstance(record, RamSetup) else ()
+    sizes = [len(entry.build()) for entry in entries]
+    yield record, size - sum(sizes)
+    yield from zip(entries, sizes, strict=True)
+
+
+def _fields(record: MainRecord | RamBlockEntry) -> str:
+    """Return the numbers and names that a record has."""
+    said = []
+    for name in (f.name for f in fields(record)):
+        value = getattr(record, name)
+        if isinstance(value, bytes) and value:
+            said.append(f"{name} {value.decode('latin-1')}")
+        elif isinstance(value, int) and not isinstance(value, bool):
+            said.append(f"{name} {value}")
+    return ", ".join(said)
 
 
 def _value(name: str, value: int | bytes) -> str:

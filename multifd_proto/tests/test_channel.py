@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multifd_proto.machine.channel import TRANSITIONS, Channel
+from multifd_proto.machine.events import (
+    BytesMissing,
+    ChannelState,
+    Ended,
+    Event,
+    HeaderReceived,
+    InitReceived,
+    PacketReceived,
+    PayloadReceived,
+)
+from multifd_proto.wire.schema import MULTIFD_MAGIC as MAGIC
+from multifd_proto.wire.schema import (
+    PAGE_SIZES,
+    MultiFDInit,
+    MultiFDPacket,
+    MultiFDPacketDeviceState,
+    page_count,
+)
+
+SIZE = 4096
+COUNT = page_count(SIZE)
+
+
+def sync(number: int, count: int = COUNT) -> bytes:
+    return MultiFDPacket(flags=1, packet_num=number, offset=(0,) * count).build()
+
+
+def pages(number: int, normal: int, zero: int = 0, size: int = SIZE, fill: bytes = b"") -> bytes:
+    count = page_count(size)
+    offsets = tuple(n * size for n in range(normal + zero)) + (0,) * (count - normal - zero)
+    head = MultiFDPacket(
+        pages_alloc=count,
+        normal_pages=normal,
+        zero_pages=zero,
+        next_packet_size=normal * size,
+        packet_num=number,
+        ramblock=b"pc.ram".ljust(256, b"\0"),
+        offset=offsets,
+    )
+    content = (fill * (size // len(fill)) if fill else bytes([number % 251]) * size) * normal
+    return head.build() + content
+
+
+def device(size: int = 10) -> bytes:
+    head = MultiFDPacketDeviceState(idstr=b"vfio".ljust(256, b"\0"), next_packet_size=size)
+    return head.build() + b"d" * size
+
+
+STREAM = (
+    MultiFDInit(id=3).build()
+    + sync(0)
+    + pages(1, 3)
+    + pages(2, 2, 1)
+    + sync(3)
+    + device()
+    + pages(4, 0, 5)
+    + pages(5, 20)
+    + sync(6)
+)
+
+
+def events(*pieces: bytes, **options: object) -> list[Event]:
+    channel = Channel(**options)  # type: ignore[arg-type]
+    for piece in pieces:
+        channel.receive_data(piece)
+    channel.receive_eof()
+    return list(channel.events())
+
+
+WHOLE = events(STREAM)
+
+
+def packets(found: list[Event]) -> list[PacketReceived]:
+    return [e for e in found if isinstance(e, PacketReceived)]
+
+
+def test_a_stream_comes_to_its_messages():
+    assert isinstance(WHOLE[0], InitReceived)
+    assert WHOLE[0].init.id == 3
+    told = [(p.packet.packet_num, p.round, p.payload, p.pages) for p in packets(WHOLE)]
+    assert told == [
+        (0, 0, 0, 0), (1, 1, 12288, 3), (2, 1, 8192, 3), (3, 1, 0, 0), (4, 2, 0, 5),
+        (5, 2, 81920, 20), (6, 2, 0, 0),
+    ]  # fmt: skip
+    end = WHOLE[-1]
+    assert isinstance(end, Ended)
+    assert (end.state, end.due, end.offset) == (ChannelState.AWAIT_HEADER, 0, len(STREAM))
+
+
+def test_bytewise_gives_the_same():
+    assert events(*(STREAM[i : i + 1] for i in range(len(STREAM)))) == WHOLE
+
+
+@given(st.lists(st.integers(0, len(STREAM)), max_size=12).map(sorted))
+def test_every_split_gives_the_same(cuts):
+    places = [0, *cuts, len(STREAM)]
+    assert events(*(STREAM[a:b] for a, b in pairwise(places))) == WHOLE
+
+
+@given(st.binary(max_size=3000), st.booleans(), st.sampled_from([None, 1024, 4096, 65536]))
+def test_any_bytes_give_events(data, started, page_size):
+    for prefix in (b"", STREAM[:64], STREAM[: 64 + 1344]):
+        found = events(prefix + data, started=started, page_size=page_size, decode=True)
+        assert isinstance(found[-1], Ended)
+        assert found[-1].offset == len(prefix + data)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(0, len(STREAM)), st.sampled_from([1, 8, 64, 500, 2000, 9000, 60000])),
+        min_size=1,
+        max_size=4,
+    )
+)
+def test_gaps_are_accounted_for(gaps):
+    channel = Channel(page_size=SIZE, decode=True)
+    place = 0
+    for start, length in sorted(gaps):
+        if start < place:
+            continue
+        channel.receive_data(STREAM[place:start])
+        end = min(len(STREAM), start + length)
+        if end > start:
+            channel.receive_gap(end - start)
+        place = end
+    channel.receive_data(STREAM[place:])
+    channel.receive_eof()
+    found = list(channel.events())
+    assert channel.offset == len(STREAM)
+    # every message that is reported is one that was sent, where it was sent
+    sent = {p.offset: p.packet for p in packets(WHOLE)}
+    for packet in packets(found):
+        assert packet.packet.next_packet_size == sent[packet.offset].next_packet_size
+        if packet.known == MultiFDPacket.size(COUNT):
+            assert packet.packet == sent[packet.offset]
+
+
+def test_a_lost_payload_does_not_lose_the_place():
+    start = 64 + 1344 + 1344 + 1000
+    channel = Channel(decode=True)
+    channel.receive_data(STREAM[:start])
+    channel.receive_gap(5000)
+    channel.receive_data(STREAM[start + 5000 :])
+    channel.receive_eof()
+    found = list(channel.events())
+    assert [p.packet.packet_num for p in packets(found)] == [0, 1, 2, 3, 4, 5, 6]
+    payloads = [e for e in found if isinstance(e, PayloadReceived) and e.missing]
+    assert [(p.missing, p.decoded, p.fault) for p in payloads] == [(5000, False, None)]
+    assert [e.length for e in found if isinstance(e, BytesMissing)] == [5000]
+
+
+def test_a_lost_header_is_found_again_behind_the_gap():
+    start = STREAM.index(pages(2, 2, 1)) - 10
+    channel = Channel()
+    channel.receive_data(STREAM[:start])
+    channel.receive_gap(100)
+    channel.receive_data(STREAM[start + 100 :])
+    channel.receive_eof()
+    found = list(channel.events())
+    assert [p.packet.packet_num for p in packets(found)] == [0, 1, 3, 4, 5, 6]
+    assert [p.round for p in packets(found)] == [0, 1, None, None, None, None]
+    lost = [(e.length, e.reason) for e in found if isinstance(e, BytesMissing)]
+    assert lost[0] == (100, "lost")
+    assert lost[1][1] == "unsynchronised"
+    # what was lost and passed over ends where the next packet starts
+    assert start + sum(length for length, _ in lost) == STREAM.index(sync(3))
+
+
+def test_packets_inside_guest_memory_are_not_believed():
+    planted = sync(99) + pages(98, 0, 2)
+    memory = (planted + bytes(4096 - len(planted) % 4096))[:4096]
+    stream = STREAM[:64] + sync(0) + pages(1, 40, fill=memory) + sync(2) + sync(3)
+    channel = Channel(page_size=SIZE)
+    lost = 64 + 1344 + 600
+    channel.receive_data(stream[: 64 + 1344])
+    channel.receive_gap(600)
+    channel.receive_data(stream[lost:])
+    channel.receive_eof()
+    found = list(channel.events())
+    # 99 and 98 follow each other as packets do, 98 and what is behind it do not
+    assert [p.packet.packet_num for p in packets(found)][-2:] == [2, 3]
+    assert not [e for e in found if isinstance(e, HeaderReceived) and e.header.magic != MAGIC]
+
+
+@pytest.mark.parametrize("size", PAGE_SIZES)
+@pytest.mark.parametrize("alloc", [True, False])
+def test_page_size_is_inferred(size, alloc):
+    count = page_count(size)
+    first = MultiFDPacket(flags=1, pages_alloc=count if alloc else 0, offset=(0,) * count).build()
+    stream = MultiFDInit().build() + first + pages(1, 2, size=size)
+    for pieces in ((stream,), tuple(stream[i : i + 1] for i in range(len(stream)))):
+        channel = Channel()
+        for piece in pieces:
+            channel.receive_data(piece)
+        assert channel.page_size == size
+    assert [p.packet.packet_num for p in packets(list(channel.events()))] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("stream", "state"),
+    [
+        (replace(MultiFDInit(), magic=1).build() + sync(0), ChannelState.FAILED),
+        (MultiFDInit().build() + b"\0" * 2000, ChannelState.FAILED),
+        (MultiFDInit().build() + sync(0)[:50], ChannelState.AWAIT_PACKET),
+        (MultiFDInit().build()[:50], ChannelState.AWAIT_INIT),
+        (MultiFDInit().build() + sync(0) + pages(1, 2)[:-1], ChannelState.AWAIT_PAYLOAD),
+    ],
+)
+def test_the_end_tells_where_the_channel_stood(stream, state):
+    end = events(stream, page_size=SIZE)[-1]
+    assert isinstance(end, Ended)
+    assert end.state is state
+    assert (end.due > 0) == (state is not ChannelState.FAILED)
+
+
+def test_unwanted_payload_need_not_be_handed_over():
+    channel = Channel(page_size=SIZE)
+    place = 0
+    while place < len(STREAM):
+        skipped = min(channel.unwanted(), len(STREAM) - place)
+        if skipped:
+            channel.receive_skipped(skipped)
+            place += skipped
+        else:
+            channel.receive_data(STREAM[place : place + 1])
+            place += 1
+    channel.receive_eof()
+    assert list(channel.events()) == WHOLE
+
+
+def test_every_state_has_transitions_and_a_meaning():
+    assert set(TRANSITIONS) == set(ChannelState)
+    assert all(state.meaning for state in ChannelState)
