@@ -161,8 +161,8 @@ def mutant(seed: int) -> bytes:
     header, records = r.choice(bases())
     records = list(records)
     for _ in range(r.choice([1, 1, 2, 3, 5])):
-        if records:
-            r.choice(MUTATIONS)(r, records)
+        r.choice(MUTATIONS)(r, records)
+        records = [record for record in records if record] or list(r.choice(bases())[1])
     data = header + b"".join(records)
     if r.random() < 0.05:
         damaged = bytearray(data)

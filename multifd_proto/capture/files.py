@@ -93,7 +93,7 @@ class Inputs:
                 self._info.files.append(stored.name)
                 self._info.formats.append(form.name + container)
                 return form, content
-        seen = f"starts with {content.view[:4].hex(' ')}" if content.left else "no bytes"
+        seen = f"starts with {content.view[:4].hex(' ')}" if content.left else "is empty"
         raise CaptureError(
             f"{stored.name}: {seen}{container}, "
             "a pcap, a pcapng or the dump of a migration stream was demanded"

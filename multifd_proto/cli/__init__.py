@@ -33,9 +33,11 @@ class _Verbs(click.Group):
     """Finds verbs by name, so that `--help` of one does not import the others."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the verbs, in the order of `VERBS`."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import a verb's module; None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
         module = import_module(f"multifd_proto.cli.{cmd_name}")
@@ -43,6 +45,7 @@ class _Verbs(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the verbs without importing their modules."""
         with formatter.section("Verbs"):
             formatter.write_dl(list(VERBS.items()))
 

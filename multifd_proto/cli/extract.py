@@ -92,10 +92,8 @@ def _data(image: Image) -> dict[str, Any]:
 
 def _lines(image: Image) -> list[str]:
     length = size(image.length) if image.length is not None else "length unknown"
-    lines = [
-        f"{image.path}: {text(image.name)}, {length}, {image.normal} normal and {image.zero} zero "
-        "pages came"
-    ]
+    came = f"{image.normal} normal and {image.zero} zero pages came"
+    lines = [f"{image.path}: {text(image.name)}, {length}, {came}"]
     absent = list(image.absent())
     if absent:
         stretches = ", ".join(f"{a.start:#x}-{a.stop - 1:#x}" for a in absent[:_STRETCHES])

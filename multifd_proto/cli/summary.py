@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -95,7 +96,7 @@ def _print(session: Session, summary: Summary) -> None:
     )
     for line in _losses(session, summary):
         click.secho(f"  {line}", fg="yellow")
-    console = Console(width=None if click.get_text_stream("stdout").isatty() else 140)
+    console = Console(width=None if sys.stdout.isatty() else 140)
     console.print(_channels(session, summary))
     console.print(_rounds(summary))
 

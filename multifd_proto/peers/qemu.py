@@ -232,8 +232,9 @@ class Qemu:
         """Describe a QEMU that has closed its end."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
-        last = (self.stderr.strip().splitlines() or ["no message"])[-1]
-        return PeerError(f"{self.name}: ended with status {self.returncode}: {last}")
+        # what comes after the first line is advice
+        said = (self.stderr.strip().splitlines() or ["no message"])[0]
+        return PeerError(f"{self.name}: ended with status {self.returncode}: {said}")
 
     def _kill(self) -> None:
         self._process.kill()

@@ -84,7 +84,7 @@ devices = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=1
 configurations = st.builds(
     Configuration,
     st.binary(max_size=64),
-    st.none() | st.integers(10, 16),
+    st.sampled_from([None, 12]),
     st.none() | st.just(()) | st.just(("mapped-ram",)),
     st.none() | st.binary(min_size=16, max_size=16),
 )

@@ -122,15 +122,15 @@ def test_a_cut_compression_is_no_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "seen"),
     [
-        (b"", "no bytes"),
+        (b"", "is empty"),
         (b"\xa1\xb2", "starts with a1 b2"),
         (b"hello world", "starts with 68 65 6c 6c"),
         (b"\x16\x03\x05\x00", "starts with 16 03 05 00"),
         (b"\x11\x22\x33", "starts with 11 22 33"),
         (gzip.compress(b"hello"), "starts with 68 65 6c 6c in gzip"),
-        (gzip.compress(b""), "no bytes in gzip"),
-        (b"\x1f\x8bgarbage", "no bytes in gzip"),
-        (b"\x28\xb5\x2f\xfdgarbage", "no bytes in zstd"),
+        (gzip.compress(b""), "is empty in gzip"),
+        (b"\x1f\x8bgarbage", "is empty in gzip"),
+        (b"\x28\xb5\x2f\xfdgarbage", "is empty in zstd"),
     ],
 )
 def test_other_files_are_errors(tmp_path: Path, content: bytes, seen: str) -> None:

@@ -232,7 +232,7 @@ def test_a_missing_file(verb, tmp_path):
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (b"", "0 bytes"),
+        (b"", "is empty, a pcap"),
         (b"#!/bin/sh\necho hello\n", "starts with 23 21 2f 62, a pcap, a pcapng or the dump"),
     ],
 )
@@ -305,10 +305,11 @@ def tcp_capture(*payloads: bytes) -> bytes:
     out = io.BytesIO()
     writer = PcapWriter(out, linktype=1)
     for number, payload in enumerate(payloads):
-        ends = IP(src="10.0.0.1", dst="10.0.0.2"), {"sport": 40000 + number, "dport": 4444}
+        ip = IP(src="10.0.0.1", dst="10.0.0.2")
         frames = [("S", 99, b""), ("PA", 100, payload), ("FA", 100 + len(payload), b"")]
         for flags, seq, content in frames:
-            writer.write(Ether() / ends[0] / TCP(flags=flags, seq=seq, **ends[1]) / content)
+            tcp = TCP(flags=flags, seq=seq, sport=40000 + number, dport=4444)
+            writer.write(Ether() / ip / tcp / content)
     writer.flush()
     return out.getvalue()
 

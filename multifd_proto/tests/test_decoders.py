@@ -198,6 +198,13 @@ def test_a_fault_breaks_a_stream(name: str, damage: bytes) -> None:
     assert decode(decoder, encoder.encode([PAGE])) == (b"", None)
 
 
+@pytest.mark.parametrize("name", ["zlib", "zstd"])
+def test_a_broken_stream_is_not_judged_again(name: str) -> None:
+    decoder = METHOD[name].decoder()
+    decoder.lose()
+    assert decode(decoder, b"", size=1 << 32) == (b"", None)
+
+
 @pytest.mark.parametrize("name", ["none", "qpl", "uadk", "qatzip"])
 def test_a_fault_breaks_no_other_payload(name: str) -> None:
     decoder, encoder = METHOD[name].decoder(), METHOD[name].encoder()

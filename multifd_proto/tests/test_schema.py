@@ -26,7 +26,7 @@ ALL = [(kind, 0) for kind in FIXED] + [(kind, count) for kind in RAM for count i
 
 def values(kind: type[Message], count: int) -> st.SearchStrategy[Message]:
     """Any message of a kind, from its rows."""
-    fields = {}
+    fields: dict[str, st.SearchStrategy[object]] = {}
     for row in kind.rows(count):
         if row.type.startswith("bytes"):
             fields[row.name] = st.binary(min_size=row.size, max_size=row.size)

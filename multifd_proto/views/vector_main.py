@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from multifd_proto.views.vector_cases import Case, document, make_test
 from multifd_proto.views.vector_form import Document
-from multifd_proto.views.vector_suites import Case, document, make_test
 from multifd_proto.wire.main_records import (
     Command,
     Configuration,

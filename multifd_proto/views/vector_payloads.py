@@ -9,9 +9,9 @@ from typing import Any
 
 import zstandard
 
+from multifd_proto.views.vector_cases import document
 from multifd_proto.views.vector_form import Document, pack
 from multifd_proto.views.vector_judge import INVALID, VALID
-from multifd_proto.views.vector_suites import document
 from multifd_proto.wire.payload import METHODS, PayloadMethod
 from multifd_proto.wire.schema import page_count
 

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 
 import click
 
-from multifd_proto.views.vector_form import DIRECTORY, committed, render
+from multifd_proto.views.vector_form import DIRECTORY, Document, committed, render
+from multifd_proto.views.vector_init import init_suite
 from multifd_proto.views.vector_judge import disagreements
-from multifd_proto.views.vector_suites import suites
+from multifd_proto.views.vector_main import main_suite
+from multifd_proto.views.vector_packets import packet_suite
+from multifd_proto.views.vector_payloads import payload_suites
+from multifd_proto.wire.dialect import dialect_of
+
+
+def suites() -> Iterator[Document]:
+    """Yield every file that is made, not recorded."""
+    yield init_suite()
+    for release in ("8.2", "9.0", "10.0"):
+        yield packet_suite(dialect_of(release))
+    yield from payload_suites()
+    yield main_suite()
 
 
 @click.command()

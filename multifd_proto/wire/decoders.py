@@ -88,7 +88,8 @@ class Decoder(ABC):
         self._fault: PayloadFault | None = None
         self._idle = self.broken
         try:
-            self._begin()
+            if not self._idle:
+                self._begin()
         except Undecodable as stop:
             self._stop(stop.fault)
 

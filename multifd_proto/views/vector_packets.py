@@ -1,21 +1,18 @@
-"""The test vectors of the messages of a channel: what is in each, and what has to come of it."""
+"""The test vectors of packets: heads of RAM packets and of device state, without payloads."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import count
 from typing import Any
 
 from multifd_proto.machine.parameters import RamBlock
-from multifd_proto.views.vector_form import SCHEMA, Document, pack
-from multifd_proto.views.vector_judge import ACCEPTABLE, INVALID, VALID, judge
-from multifd_proto.wire.dialect import Dialect, dialect_of
+from multifd_proto.views.vector_cases import UUID, Case, document, make_test
+from multifd_proto.views.vector_form import Document, pack
+from multifd_proto.wire.dialect import Dialect
 from multifd_proto.wire.payload import METHODS
 from multifd_proto.wire.schema import (
     MULTIFD_PACKET_SIZE,
     PAGE_SIZES,
-    Message,
     MultiFDInit,
     MultiFDPacket,
     MultiFDPacketBefore9,
@@ -24,115 +21,18 @@ from multifd_proto.wire.schema import (
     page_count,
 )
 
-UUID = bytes.fromhex("3a1f7c520d4e4b869c357e21d8f6a904")
 RAM = b"pc.ram"
 LONG_NAME = b"/machine/" + b"n" * 246
 BLOCKS = (RamBlock(RAM, 16 << 20), RamBlock(b"rom", 64 << 10, False), RamBlock(LONG_NAME, 1 << 20))
 LARGEST = METHODS[1].limit or 0
-NOTES = {
-    "Boundary": "A value at the edge of what is allowed.",
-    "Framing": "Where the message ends, or that it is one, cannot be told.",
-    "Reserved": "A field without meaning is not zero; receivers ignore it.",
-    "Hostile": "Receivers that trust the value read or write outside of their memory.",
-    "KnownDeviation": "Real releases of this dialect send it, against what is demanded.",
-    "Untidy": "Against a SHOULD: receivers accept it.",
-}
-_LEVEL = {"Untidy": ACCEPTABLE, "KnownDeviation": ACCEPTABLE}
-
-Case = tuple[str, Message | bytes, str | None, str]
-"""Comment, message, requirement that it violates, flags."""
-
-
-def document(suite: str, groups: list[Document], notes: dict[str, str] = NOTES) -> Document:
-    """Return a file: its tests numbered, their decoded fields added, unused notes left away."""
-    numbers = count(1)
-    used = {flag for group in groups for test in group["tests"] for flag in test["flags"]}
-    for group in groups:
-        tests = group["tests"]
-        for test, seen in zip(tests, judge(suite, group), strict=True):
-            test["fields"] = seen.fields
-        group["tests"] = [{"id": f"{suite}-{next(numbers)}", **test} for test in tests]
-    kept = {flag: text for flag, text in notes.items() if flag in used}
-    return {"schema": SCHEMA, "suite": suite, "notes": kept, "groups": groups}
-
-
-def make_test(case: Case, **more: Any) -> Document:
-    """Return a test, its fields not yet decoded."""
-    comment, message, requirement, flags = case
-    result = VALID if requirement is None else INVALID
-    for flag in flags.split():
-        result = _LEVEL.get(flag, result)
-    data = message if isinstance(message, bytes) else message.build()
-    return {
-        "comment": comment,
-        "hex": pack(data),
-        "fields": {},
-        "result": result,
-        "requirement": requirement,
-        "flags": flags.split(),
-        **more,
-    }
-
-
-def suites() -> Iterator[Document]:
-    """Yield every file that is made, not recorded."""
-    from multifd_proto.views.vector_main import main_suite
-    from multifd_proto.views.vector_payloads import payload_suites
-
-    yield _init_suite()
-    for release in ("8.2", "9.0", "10.0"):
-        yield _packet_suite(dialect_of(release))
-    yield from payload_suites()
-    yield main_suite()
-
-
-def _init_suite() -> Document:
-    groups = []
-    for release in ("4.0", "11.1"):
-        init = MultiFDInit(uuid=UUID, id=1)
-        tests = [make_test(case) for case in _init_cases(init, release)]
-        others = {"other_channels": [pack(replace(init, id=0).build())]}
-        tests += [
-            make_test(("second channel", init, None, ""), **others),
-            make_test(("id of the first channel", replace(init, id=0), "INIT-6", ""), **others),
-            make_test(("uuid unlike the first's", replace(init, uuid=bytes(16)), "INIT-3", ""),
-                      **others),
-        ]  # fmt: skip
-        groups.append({"dialect": release, "channels": 4, "uuid": pack(UUID), "tests": tests})
-    nobody = make_test(("a machine without uuid", MultiFDInit(), None, "Boundary"))
-    nameless = {"dialect": "11.1", "channels": 255, "uuid": pack(bytes(16)), "tests": [nobody]}
-    nameless["tests"].append(
-        make_test(("last of 255 channels", MultiFDInit(id=254), None, "Boundary"))
-    )
-    return document("init", [*groups, nameless])
-
-
-def _init_cases(init: MultiFDInit, release: str) -> list[Case]:
-    reserved = "Reserved KnownDeviation" if release == "4.0" else "Reserved"
-    return [
-        ("first channel", replace(init, id=0), None, ""),
-        ("last channel", replace(init, id=3), None, "Boundary"),
-        ("wrong magic", replace(init, magic=0x11223345), "INIT-1", "Framing"),
-        ("magic in the other byte order", replace(init, magic=0x44332211), "INIT-1", "Framing"),
-        ("main stream instead of a channel", b"QEVM" + bytes(60), "INIT-1", "Framing"),
-        ("version 0", replace(init, version=0), "INIT-2", "Framing"),
-        ("version 2", replace(init, version=2), "INIT-2", "Framing"),
-        ("foreign uuid", replace(init, uuid=UUID[:-1] + b"\5"), "INIT-4", ""),
-        ("uuid of zeros", replace(init, uuid=bytes(16)), "INIT-4", ""),
-        ("id is the number of channels", replace(init, id=4), "INIT-5", "Boundary Hostile"),
-        ("id 255", replace(init, id=255), "INIT-5", "Boundary Hostile"),
-        ("unused1 in use", replace(init, unused1=bytes(6) + b"\1"), "INIT-7", reserved),
-        ("unused2 in use", replace(init, unused2=b"\1" + bytes(31)), "INIT-7", reserved),
-        ("nothing but its end", b"", "INIT-8", "Framing"),
-        ("cut off after 63 bytes", init.build()[:-1], "INIT-8", "Framing Boundary"),
-    ]
-
-
 _BY_PAGE_COUNT = (None, "PKT-4", "PKT-6", "PKT-7", "PKT-13", "SYNC-4")
 """Requirements whose tests are made for each page size."""
+LONGEST_FULL = 128
+"""Pages of a full packet up to which every dialect has one, to keep the files short."""
 
 
-def _packet_suite(dialect: Dialect) -> Document:
+def packet_suite(dialect: Dialect) -> Document:
+    """Return the file of a dialect's packets."""
     groups = []
     for page_size in (1024, 4096, 65536):
         sync = page_count(page_size) if dialect.sync_alloc else 0
@@ -202,7 +102,6 @@ def _packet_cases(dialect: Dialect, sync: RamPacket) -> list[Case]:
     cases: list[Case] = [
         ("two pages", packet(), None, ""),
         ("one page, the block's last", packet(offsets=((16 << 20) - size,)), None, "Boundary"),
-        ("full", packet(offsets=tuple(n * size for n in range(pages))), None, "Boundary"),
         ("largest packet_num", packet(packet_num=2**64 - 1), None, "Boundary"),
         ("block name of 255 bytes", packet(block=LONG_NAME), None, "Boundary"),
         ("SYNC", sync, None, ""),
@@ -238,6 +137,9 @@ def _packet_cases(dialect: Dialect, sync: RamPacket) -> list[Case]:
         ("pages_alloc of SYNC as in other releases",
          replace(sync, pages_alloc=0 if dialect.sync_alloc else pages), "SYNC-4", "Untidy"),
     ]  # fmt: skip
+    if before_9 or pages <= LONGEST_FULL:
+        full = packet(offsets=tuple(range(0, MULTIFD_PACKET_SIZE, size)))
+        cases.append(("full", full, None, "Boundary"))
     more = _before_9 if before_9 else _since_9
     return cases + more(dialect, size)
 
@@ -260,12 +162,9 @@ def _since_9(dialect: Dialect, size: int) -> list[Case]:
     def zero(number: int, **fields: Any) -> RamPacket:
         return packet(offsets=(0, size), normal_pages=2 - number, zero_pages=number, **fields)
 
-    return [
+    cases: list[Case] = [
         ("normal page and zero page", zero(1), None, ""),
         ("zero pages alone", zero(2), None, "Boundary"),
-        ("full: one normal page, the rest zero",
-         packet(offsets=tuple(range(0, 1 << 19, size)), normal_pages=1, zero_pages=pages - 1),
-         None, "Boundary"),
         ("more zero pages than room", packet(zero_pages=pages - 1), "PKT-7", "Boundary Hostile"),
         ("largest zero_pages", packet(zero_pages=2**32 - 1), "PKT-7", "Boundary Hostile"),
         ("page as normal and as zero page",
@@ -273,6 +172,11 @@ def _since_9(dialect: Dialect, size: int) -> list[Case]:
         ("unused32 in use", packet(unused32=b"\1\0\0\0"), "PKT-8", "Reserved"),
         ("unused64 in use", packet(unused64=bytes(23) + b"\1"), "PKT-8", "Reserved"),
     ]  # fmt: skip
+    if pages <= LONGEST_FULL:
+        offsets = tuple(range(0, MULTIFD_PACKET_SIZE, size))
+        full = packet(offsets=offsets, normal_pages=1, zero_pages=pages - 1)
+        cases.append(("full: one normal page, the rest zero", full, None, "Boundary"))
+    return cases
 
 
 def _zlib_cases(dialect: Dialect, size: int) -> list[Case]:

@@ -1,0 +1,127 @@
+"""The house keeps its own rules: who imports whom, what the wheel holds, what the README shows."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from multifd_proto.machine.check import RULES
+from multifd_proto.wire.quirks import QUIRKS
+from multifd_proto.wire.requirements import load
+
+PACKAGE = Path(__file__).parents[1]
+ROOT = PACKAGE.parent
+MODULES = [path for path in PACKAGE.rglob("*.py") if "tests" not in path.parts]
+LAYERS = {
+    "wire": {"wire"},
+    "machine": {"machine", "wire"},
+    "capture": {"capture", "machine", "wire"},
+    "peers": {"peers", "machine", "wire"},
+    "views": {"views", "machine", "wire"},
+    "cli": {"cli", "views", "peers", "capture", "machine", "wire"},
+}
+"""Layer -> the layers that it may import."""
+HOMES = {"construct": ("wire",), "scapy": ("views",), "hypothesis": (), "pytest": ()}
+"""Library -> the layers that may import it."""
+WORKED_EXAMPLE = "worked_example.py"
+"""The one view that reads a shipped capture."""
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+        elif isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_one_way(path):
+    layer = path.relative_to(PACKAGE).parts[0]
+    for module in imports(path):
+        top, *rest = module.split(".")
+        if top in HOMES:
+            assert layer in HOMES[top], f"{module} has its home in {HOMES[top]}"
+        if top == "multifd_proto" and rest and layer in LAYERS and path.name != WORKED_EXAMPLE:
+            assert rest[0] in LAYERS[layer] | {"errors", "__version__"}, module
+        assert rest[:1] not in (["spec"], ["conformance"], ["fuzz"])
+
+
+def test_requirements_and_rules_agree():
+    wire = {r.id for r in load().values() if r.observable == "wire"}
+    assert wire == set(RULES)
+    for requirement in load().values():
+        assert (requirement.observable == "none") == bool(requirement.observable_reason)
+    for quirk in QUIRKS:
+        assert set(quirk.requirements) <= wire
+
+
+def test_modules_are_small():
+    long = {
+        str(path.relative_to(ROOT)): lines
+        for path in MODULES
+        if (lines := len(path.read_text().splitlines())) > 450
+    }
+    assert long == {}
+
+
+@pytest.mark.skipif(not (ROOT / "pyproject.toml").exists(), reason="not in a checkout")
+def test_the_wheel_holds_the_specification(tmp_path):
+    command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "-o", tmp_path, ROOT]
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, timeout=120)
+    (wheel,) = tmp_path.glob("*.whl")
+    names = zipfile.ZipFile(wheel).namelist()
+    for name in (
+        "multifd_proto/spec/03-init.md",
+        "multifd_proto/spec/captures/q10_0-none.pcap.zst",
+        "multifd_proto/conformance/matrix.py",
+        "multifd_proto/fuzz/mutate.py",
+        "multifd_proto/py.typed",
+    ):
+        assert name in names
+    tops = {name.split("/")[0] for name in names}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"multifd_proto"}
+
+
+# ---- the README --------------------------------------------------------------------------------
+
+README = (ROOT / "README.md").read_text() if (ROOT / "README.md").exists() else ""
+BLOCKS = re.findall(r"^```sh\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+EXAMPLES = re.findall(r"^\$ (multifd .+)\n((?:(?!```|\$ ).*\n)*)", README, re.MULTILINE)
+
+
+def test_the_first_two_blocks_are_one_line_each():
+    assert [len(block.splitlines()) for block in BLOCKS[:2]] == [1, 1]
+    assert "multifd check spec/captures/" in BLOCKS[0]
+    assert "pytest" in BLOCKS[1]
+
+
+@pytest.mark.parametrize(("command", "shown"), EXAMPLES, ids=[c for c, _ in EXAMPLES])
+def test_examples_print_what_the_readme_shows(command, shown, tmp_path):
+    words = shlex.split(command)[1:]
+    words = [str(tmp_path / word) if word == "ram" else word for word in words]
+    code = "from multifd_proto.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, *words],
+        cwd=ROOT, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode in (0, 1)
+    assert done.stderr == ""
+    for line in shown.splitlines():
+        # ... stands for anything
+        pattern = ".*".join(re.escape(part) for part in line.split("..."))
+        assert re.search(f"^{pattern}$", done.stdout, re.MULTILINE), line
+
+
+def test_links_of_the_readme_lead_somewhere():
+    for target in re.findall(r"\]\(([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
