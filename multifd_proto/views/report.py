@@ -78,6 +78,9 @@ def _known(report: Report, migration: Migration) -> Iterator[tuple[str, str]]:
     if migration.blocks:
         sizes = (f"{n.decode('latin-1')} {b.used_length:#x}" for n, b in migration.blocks.items())
         yield f"  RAM blocks {', '.join(sizes)}", ""
+    if migration.gaps:
+        lost = f"{migration.missing} bytes in {migration.gaps} gaps: what they hide is not judged"
+        yield f"  missing    {lost}", "note"
 
 
 def _found(result: Result, style: str) -> Iterator[tuple[str, str]]:
@@ -128,6 +131,8 @@ def as_data(report: Report, migration: Migration) -> dict[str, Any]:
         "page_size": migration.page_size,
         "channels": len(migration.streams),
         "uuid": str(UUID(bytes=migration.first_init.init.uuid)) if migration.first_init else None,
+        "gaps": migration.gaps,
+        "missing": migration.missing,
         "method": migration.method.name if migration.method else None,
         "ramblocks": {
             n.decode("utf-8", "backslashreplace"): b.used_length

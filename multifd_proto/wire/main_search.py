@@ -70,6 +70,7 @@ _FOLLOWERS: dict[int, tuple[int, Callable[[bytearray, int, Sections | None], boo
 
 The end of the stream is told from a stray zero by the JSON, or nothing, behind it.
 """
+_PART_OR_COMMAND = (RecordType.SECTION_PART, RecordType.SECTION_END, RecordType.COMMAND)
 
 
 def record_at(data: bytearray, at: int, sections: Sections | None) -> bool | None:
@@ -116,6 +117,17 @@ def find_footer(
     return max(start, len(data) - len(footer) + 1), False
 
 
+def _ram_end_at(data: bytearray, at: int, section: int, ram: Sections | None) -> bool | None:
+    """Tell whether the footer before `data[at]` ends a part of `ram`, as far as is known of it.
+
+    A device's data may end like a word, too; but no other part follows these, nor a command.
+    """
+    if ram is not None:
+        return section in ram and record_at(data, at, None)
+    more = at >= len(data) or data[at] in _PART_OR_COMMAND
+    return section < _PLAUSIBLE and more and record_at(data, at, None)
+
+
 def find_boundary(
     data: bytearray, start: int, ram: Sections | None, *, ended: bool
 ) -> tuple[int, Boundary | None, int]:
@@ -140,8 +152,7 @@ def find_boundary(
         section = int.from_bytes(found[found.lastgroup or ""], "big")
         verdict: bool | None = True
         if kind is RamEos:
-            known = section < _PLAUSIBLE if ram is None else section in ram
-            verdict = known and record_at(data, found.end(), None)
+            verdict = _ram_end_at(data, found.end(), section, ram)
         if verdict or (verdict is None and ended):
             return found.start(), kind, section
         if verdict is None:
