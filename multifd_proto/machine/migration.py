@@ -200,12 +200,12 @@ class Migration:
 
     def note(self, peer: ChannelInfo | MainInfo, event: Event) -> None:
         """Remember an event, after it was judged."""
-        if isinstance(peer, MainInfo):
-            if isinstance(event, MainReceived):
-                self._note_main(peer, event.record)
-            return
-        if isinstance(event, BytesMissing):
-            self._note_gap(event.length)
+        if isinstance(peer, ChannelInfo):
+            self._note_channel(peer, event)
+        elif isinstance(event, MainReceived):
+            self._note_main(peer, event.record)
+
+    def _note_channel(self, peer: ChannelInfo, event: Event) -> None:
         match event:
             case InitReceived():
                 peer.init = event
@@ -218,6 +218,7 @@ class Migration:
             case DeviceStateReceived():
                 peer.packets += 1
             case BytesMissing():
+                self._note_gap(event.length)
                 peer.whole &= event.hid is ChannelState.AWAIT_PAYLOAD
                 peer.follows = False
             case Ended():
