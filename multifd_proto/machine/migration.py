@@ -259,7 +259,7 @@ class Migration:
                 main.sections += 1
             case RamPage():
                 main.postcopy = True
-            case SectionEnd():
+            case SectionEnd(ram=True):
                 main.ram_ended = True
             case StreamEnd():
                 main.finished = True

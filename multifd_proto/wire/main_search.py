@@ -120,7 +120,8 @@ def find_footer(
 def _ram_end_at(data: bytearray, at: int, section: int, ram: Sections | None) -> bool | None:
     """Tell whether the footer before `data[at]` ends a part of `ram`, as far as is known of it.
 
-    A device's data may end like a word, too; but no other part follows these, nor a command.
+    While the number of `ram` is unknown, the data of any device that end like the word pass for
+    it; but these stand at the end of the stream, where no part follows any more, nor a command.
     """
     if ram is not None:
         return section in ram and record_at(data, at, None)

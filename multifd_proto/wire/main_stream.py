@@ -11,11 +11,14 @@ What is guaranteed: `ram` sections, commands, the configuration and the descript
 their lengths. Where a device's data end is found by search, hence only as sure as a footer's five
 bytes before a record that makes sense. An error of framing is reported once, as `MainFault`, and
 the rest is `Opaque`; but not after a gap, where what looks wrong may be for lack of what was lost:
-there the parser looks for the next boundary of a `ram` section instead.
+there the parser goes on from the next boundary that it can find, which is the START of `ram`, the
+end of a part of it, or the last footer of the stream. Missing bytes of the content of a page or
+of the description are no gap, as nobody looks at them.
 
 The records tile the stream: each begins where the one before it ends, whatever the input and its
 cut. The parser never raises, and holds no more than a command's 65540 bytes, a block list of
-`MAX_BLOCKS` entries, `MAX_SECTIONS` section numbers and the records not yet fetched.
+`MAX_BLOCKS` entries, `MAX_SECTIONS` section numbers, what one call hands over, and the records
+not yet fetched.
 """
 
 from __future__ import annotations
@@ -72,7 +75,7 @@ class MainState(Enum):
     DESCRIPTION = "waits for the 5 bytes that head the description, if there is one"
     SKIP = "lets bytes of known number go by"
     DEVICE = "lets a device's data go by, up to their footer"
-    LOST = "lets bytes go by after missing ones, up to a boundary of a ram section"
+    LOST = "lets bytes go by after missing ones, up to a boundary"
     REST = "lets everything go by"
 
 
@@ -249,16 +252,14 @@ class MainStream:
         return header
 
     def _read_type(self, cursor: Cursor) -> MainRecord | None:
-        cursor.need(1)
-        kind = cursor.peek()
-        if kind == RecordType.EOF:
-            cursor.take(1)
-            self.state = _S.DESCRIPTION
-            return StreamEnd()
-        state = _RECORDS.get(kind or 0)
+        (kind,) = cursor.take(1)
+        state = _RECORDS.get(kind)
         if state is None:
-            raise Unreadable(FaultKind.RECORD_TYPE, kind or 0, "the type of a record")
+            raise Unreadable(FaultKind.RECORD_TYPE, kind, "the type of a record")
         self.state = state
+        if kind == RecordType.EOF:
+            return StreamEnd()
+        cursor.used = 0  # the type is the first byte of what the next state reads
         return None
 
     def _read_configuration(self, cursor: Cursor) -> MainRecord:
@@ -403,6 +404,7 @@ class MainStream:
 _BETWEEN = (_S.HEADER, _S.RECORD, _S.DESCRIPTION, _S.LOST, _S.REST)
 """States in which a stream may end."""
 _RECORDS: dict[int, MainState] = {
+    RecordType.EOF: _S.DESCRIPTION,
     RecordType.SECTION_START: _S.SECTION,
     RecordType.SECTION_PART: _S.PART,
     RecordType.SECTION_END: _S.PART,

@@ -18,7 +18,7 @@ from multifd_proto.wire.schema import PAGE_SIZES, MappedRamHeader
 
 FLAG_MASK = min(PAGE_SIZES) - 1
 """The bits of a word that are flags."""
-MAX_RUN = 1024
+MAX_RUN = 256
 """Pages that one `RamZero` holds."""
 
 
@@ -144,7 +144,7 @@ class RamZero:
         for word, filled in cursor.ahead(_ZERO, MAX_RUN - 1):
             if word & FLAG_MASK != _CONTINUED_ZERO or filled != fill:
                 break
-            cursor.take(_ZERO.size)
+            cursor.used += _ZERO.size
             offsets.append(word & ~FLAG_MASK)
         if len(offsets) < MAX_RUN:
             word = cursor.peek(U64.size)
