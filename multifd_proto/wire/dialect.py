@@ -35,7 +35,7 @@ class Dialect:
     releases: str
     """The releases it covers, as text."""
     date: str
-    """Date of its first release, ISO 8601."""
+    """Date of its first release, or of the commit for `seed`; ISO 8601."""
     method_mask: int
     """Bits of `flags` that hold the payload method; 0 where there is none but `none`."""
     packet: type[MultiFDPacket | MultiFDPacketBefore9]
@@ -140,10 +140,12 @@ _SEED = replace(
     _8_2,
     name="seed",
     releases="commit 1a6e217c35, between 8.2 and 9.0",
-    date="2024-03-11",
+    date="2024-03-04",
     changes=(
         Change("SYNC packets never carry pages; no empty packets", "f5f48a7891"),
         Change("packet_num is unique and without gaps over all channels", "98ea497d8b"),
+        Change("the main stream starts when all channels are connected", "93fa9dc2e0"),
+        Change("receivers name a channel id that is too large", "c77b40859a"),
         Change("mapped-ram files", "multifd.c:multifd_file_recv_data"),
     ),
 )
@@ -155,8 +157,6 @@ _9_0 = replace(
     packet=MultiFDPacket,
     changes=(
         Change("zero_pages: pages of zeros travel in packets, without payload", "303e6f54f9"),
-        Change("the main stream starts when all channels are connected", "93fa9dc2e0"),
-        Change("receivers name a channel id that is too large", "c77b40859a"),
     ),
 )
 _9_1 = replace(
@@ -207,7 +207,7 @@ _10_1 = replace(
     first_connection=_PEEK_STRICT,
     changes=(
         Change("receivers refuse a connection of unknown magic", "00f3fcef19"),
-        Change("postcopy after a multifd precopy", "b405dfff1e, e274188612"),
+        Change("postcopy after a multifd precopy", "e274188612"),
         Change("TLS: close_notify only after success (10.2)", "82f038d596"),
     ),
 )
@@ -222,7 +222,7 @@ _11_1 = replace(
     _11_0,
     name="11.1",
     releases="11.1",
-    date="2026-08-25",
+    date="2026-08-11",
     changes=(
         Change("receivers refuse id == channels", "810bf31a1b"),
         Change("receivers bound next_packet_size (11.1.1, 10.0.13)", "work item 3737"),

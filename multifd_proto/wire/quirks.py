@@ -73,7 +73,7 @@ LOST_ZERO_PACKETS = Quirk(
     span("9.0", "9.2"),
     "under compression a packet of zero pages alone is counted but never sent, so that the "
     "receiver keeps old content (9.0.0 to 9.1.2 and 9.2.0)",
-    "cdc3970f85 (10.0, 9.1.3)",
+    "cdc3970f85 (10.0, 9.2.1, 9.1.3)",
     defect=True,
 )
 UNMARKED_SYNC = Quirk(
