@@ -232,9 +232,10 @@ class Qemu:
         """Describe a QEMU that has closed its end."""
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(1.0)
-        # what comes after the first line is advice
-        said = (self.stderr.strip().splitlines() or ["no message"])[0]
-        return PeerError(f"{self.name}: ended with status {self.returncode}: {said}")
+        said = self.stderr.strip().splitlines() or ["no message"]
+        # QEMU signs its errors; it says other things too, such as where its VNC server is
+        signed = [line for line in said if line.startswith("qemu-system-")] or said
+        return PeerError(f"{self.name}: ended with status {self.returncode}: {signed[-1]}")
 
     def _kill(self) -> None:
         self._process.kill()

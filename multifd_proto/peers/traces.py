@@ -48,7 +48,10 @@ class TracedPacket:
 
 @dataclass(frozen=True)
 class ThreadTotals:
-    """What the thread of a channel says at its end; None where the release does not print it."""
+    """What the thread of a channel says at its end; None where the release does not print it.
+
+    Until 8.2, at both ends, `packets` counts the channel's preamble as one more packet.
+    """
 
     packets: int
     normal: int | None
