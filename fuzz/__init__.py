@@ -1,1 +1,1 @@
-"""Fuzzing: Hypothesis strategies from the schemas, and targets."""
+"""Fuzzing: mutated captures through the whole pipe."""
