@@ -1,5 +1,13 @@
 from __future__ import annotations
 
+import pytest
+from click.testing import CliRunner
+
+from multifd_proto.cli.decode import command as decode
+from multifd_proto.cli.extract import command as extract
+from multifd_proto.cli.summary import command as summary
+from multifd_proto.errors import CaptureError
+
 from .mutate import MEMORY, bases, campaign, lossy, mutant, run
 
 
@@ -25,3 +33,23 @@ def test_losses_of_a_capture_are_never_a_fault_of_the_sender(tmp_path):
         outcomes.add(run(path))
     assert "failed" not in outcomes
     assert "passed" in outcomes
+
+
+@pytest.mark.parametrize(
+    ("verb", "options"),
+    [
+        (decode, ["--format", "csv", "--offsets"]),
+        (summary, []),
+        (summary, ["--json"]),
+        (extract, ["-o", "FOLDER"]),
+    ],
+    ids=["decode", "summary", "summary-json", "extract"],
+)
+def test_every_verb_takes_mutated_captures(verb, options, tmp_path):
+    path = tmp_path / "mutant.pcap"
+    options = [str(tmp_path / "ram") if option == "FOLDER" else option for option in options]
+    for seed in range(60):
+        path.write_bytes(mutant(2_000_000 + seed))
+        result = CliRunner().invoke(verb, [str(path), *options])
+        assert isinstance(result.exception, CaptureError | SystemExit | None), seed
+        assert result.exit_code in (0, 1, 4)
