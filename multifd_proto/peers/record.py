@@ -47,6 +47,10 @@ _WORDS = [
 ]
 
 
+class TooSoonError(PeerError):
+    """The migration was over before its memory had changed enough: on a busy machine, try again."""
+
+
 def record(recipe: Recipe, into: Path) -> Mapping[str, Any]:
     """Record one capture into `into`, and return what its `.json` says.
 
@@ -56,18 +60,21 @@ def record(recipe: Recipe, into: Path) -> Mapping[str, Any]:
     Raises:
         PeerError: a QEMU or tcpdump is missing or fails, or the capture never shows what it must.
     """
-    missing: frozenset[str] = frozenset()
+    why = ""
     for _ in range(_ATTEMPTS):
         with tempfile.TemporaryDirectory(prefix="multifd-record-") as folder:
             scratch = Path(folder)
-            facts = _migrate(recipe, scratch)
+            try:
+                facts = _migrate(recipe, scratch)
+            except TooSoonError as error:
+                why = str(error)
+                continue
             missing = recipe.shows.difference(facts["shows"])
             if not missing:
                 _write(recipe.name, facts, scratch, into)
                 return facts
-    raise PeerError(
-        f"{recipe.name}: none of {_ATTEMPTS} recordings shows {', '.join(sorted(missing))}"
-    )
+            why = f"{', '.join(sorted(missing))} not shown"
+    raise PeerError(f"{recipe.name}: none of {_ATTEMPTS} recordings came out: {why}")
 
 
 def _migrate(recipe: Recipe, scratch: Path) -> Mapping[str, Any]:
@@ -172,7 +179,7 @@ def _run_slowly(source: Qemu, recipe: Recipe, port: int) -> None:
 def _rounds(source: Qemu) -> int:
     answer = source.execute("query-migrate")
     if answer.get("status") not in {"setup", "active"}:
-        raise PeerError(f"{source.name}: migration is {answer.get('status')!r} too early")
+        raise TooSoonError(f"{source.name}: migration is {answer.get('status')!r} too early")
     return int(answer.get("ram", {}).get("dirty-sync-count", 0))
 
 
