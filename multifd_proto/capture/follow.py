@@ -12,7 +12,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 
-from multifd_proto.capture.events import Data, Endpoint, Gap, Half, Opened, Skipped, StreamEvent
+from multifd_proto.capture.events import (
+    Data,
+    End,
+    Endpoint,
+    Gap,
+    Half,
+    Opened,
+    Skipped,
+    StreamEvent,
+)
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import Event, PacketReceived
@@ -22,7 +31,6 @@ from multifd_proto.machine.payload import PageSink
 from multifd_proto.machine.resync import PEEK, starts_with_packet
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.main_stream import MainStream
-from multifd_proto.wire.ram_records import RamEos, RamFlush
 from multifd_proto.wire.schema import MULTIFD_MAGIC
 
 MULTIFD = MULTIFD_MAGIC.to_bytes(4, "big")
@@ -70,7 +78,9 @@ class Connection:
         return self.peer.id if isinstance(self.peer, ChannelInfo) else None
 
 
-SinkFactory = Callable[[Session, Connection], PageSink | None]
+SinkFactory = Callable[[Session, Connection], PageSink]
+Fed = Data | Skipped | Gap | End
+"""What a direction is made of, once its connection is opened."""
 
 
 class Follower:
@@ -116,7 +126,7 @@ class Follower:
 
     # ---- what a connection is --------------------------------------------------------------------
 
-    def _identify(self, connection: Connection, event: StreamEvent) -> None:
+    def _identify(self, connection: Connection, event: Fed) -> None:
         if connection.machine:
             if connection.half.bytes > TRIAL:
                 self._ignore(connection)
@@ -143,11 +153,9 @@ class Follower:
             connection.peer = session.checker.add_main(half.stream, opened=_opened(half))
         elif head[:4] == MULTIFD and (half.anchored or not starts_with_packet(head)):
             self._set_half(connection, half)
-            self._join(connection)
-            connection.machine = self._channel(connection, started=True)
-            self._adopt(connection, whole=True)
+            connection.machine = self._channel(started=True)
+            self._adopt(connection, connection.machine, whole=True)
         elif head[:2] == b"\x16\x03":
-            connection.kind = "tls"
             self._ignore(connection, "tls")
         elif half.anchored:
             self._ignore(connection)
@@ -157,7 +165,7 @@ class Follower:
     def _try(self, connection: Connection, half: Half) -> None:
         """Follow as a channel, until a packet proves it one."""
         self._set_half(connection, half)
-        connection.machine = self._channel(connection, started=half.anchored)
+        connection.machine = self._channel(started=half.anchored)
 
     def _set_half(self, connection: Connection, half: Half) -> None:
         if half is not connection.half:
@@ -168,21 +176,19 @@ class Follower:
         connection.kind, connection.machine = kind, None
         connection.half.unwanted_until = connection.reverse.unwanted_until = NOTHING
 
-    def _channel(self, connection: Connection, *, started: bool) -> Channel:
-        sink = None
-        if self._sinks and connection.session:
-            sink = self._sinks(connection.session, connection)
+    def _channel(self, *, started: bool) -> Channel:
         return Channel(
             page_size=self._parameters.page_size,
             dialect=self._parameters.dialect,
-            decode=self._decode,
-            sink=sink,
+            decode=self._decode or self._sinks is not None,
             started=started,
         )
 
-    def _adopt(self, connection: Connection, *, whole: bool) -> None:
+    def _adopt(self, connection: Connection, channel: Channel, *, whole: bool) -> None:
         session = self._join(connection)
         half = connection.half
+        if self._sinks:
+            channel.attach(self._sinks(session, connection))
         connection.kind = "multifd"
         connection.peer = session.checker.add_channel(
             half.stream, opened=_opened(half), whole=whole
@@ -208,9 +214,7 @@ class Follower:
 
     # ---- following it ----------------------------------------------------------------------------
 
-    def _feed(
-        self, connection: Connection, event: StreamEvent
-    ) -> Iterator[tuple[Connection, Event]]:
+    def _feed(self, connection: Connection, event: Fed) -> Iterator[tuple[Connection, Event]]:
         machine, half = connection.machine, connection.half
         assert machine is not None
         if isinstance(machine, Channel):
@@ -219,23 +223,22 @@ class Follower:
             _feed_main(machine, event)
         yield from self._drain(connection, event.time)
         if connection.machine:
-            offset = event.offset + _length(event) if not isinstance(event, Opened) else 0
-            half.unwanted_until = offset + machine.unwanted()
-        connection.ended |= not isinstance(event, Opened | Data | Skipped | Gap)
+            half.unwanted_until = event.offset + _length(event) + machine.unwanted()
+        connection.ended |= isinstance(event, End)
 
     def _drain(self, connection: Connection, time: int) -> Iterator[tuple[Connection, Event]]:
         machine = connection.machine
         if isinstance(machine, Channel):
-            events = list(machine.events())
+            events: Iterable[Event] = list(machine.events())
             if connection.peer is None:
                 if not any(isinstance(e, PacketReceived) for e in events):
                     return
-                self._adopt(connection, whole=False)
+                self._adopt(connection, machine, whole=False)
             assert isinstance(connection.peer, ChannelInfo)
             connection.peer.page_size = machine.page_size
         else:
             assert machine is not None
-            events = list(_main_events(connection, machine, time))
+            events = _main_events(connection, machine, time)
         assert connection.peer is not None
         assert connection.session is not None
         for event in events:
@@ -261,13 +264,13 @@ def _opened(half: Half) -> int | None:
     return half.opened if half.anchored and half.source else None
 
 
-def _length(event: StreamEvent) -> int:
+def _length(event: Fed) -> int:
     if isinstance(event, Data):
         return len(event.data)
     return event.length if isinstance(event, Skipped | Gap) else 0
 
 
-def _feed_channel(machine: Channel, event: StreamEvent) -> None:
+def _feed_channel(machine: Channel, event: Fed) -> None:
     match event:
         case Data():
             machine.receive_data(event.data, event.time)
@@ -275,13 +278,11 @@ def _feed_channel(machine: Channel, event: StreamEvent) -> None:
             machine.receive_skipped(event.length, event.time)
         case Gap():
             machine.receive_gap(event.length, event.time, event.reason)
-        case Opened():
-            pass
-        case _:
+        case End():
             machine.receive_eof(event.time, reset=event.reset, by_peer=event.by_peer)
 
 
-def _feed_main(machine: MainStream, event: StreamEvent) -> None:
+def _feed_main(machine: MainStream, event: Fed) -> None:
     match event:
         case Data():
             machine.receive_data(event.data)
@@ -289,19 +290,15 @@ def _feed_main(machine: MainStream, event: StreamEvent) -> None:
             machine.receive_skipped(event.length)
         case Gap():
             machine.receive_gap(event.length)
-        case Opened():
-            pass
-        case _:
+        case End():
             # a receiver that resets the connection is no fault of the stream
             if not event.by_peer:
                 machine.receive_eof()
 
 
 def _main_events(connection: Connection, machine: MainStream, time: int) -> Iterator[MainReceived]:
+    """Yield the records one by one: each is noted before the next asks for the marks so far."""
     peer = connection.peer
     assert isinstance(peer, MainInfo)
-    flushes, sections = peer.flushes, peer.sections
     for offset, size, record in machine.records():
-        yield MainReceived(offset, time, size, record, flushes or sections)
-        flushes += isinstance(record, RamFlush)
-        sections += isinstance(record, RamEos)
+        yield MainReceived(offset, time, size, record, peer.marks)

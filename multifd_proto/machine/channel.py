@@ -159,9 +159,20 @@ class Channel:
 
     def finish(self, time: int = 0) -> None:
         """Nothing more is known of the stream, not even whether it has ended."""
-        self._log.confirm()
+        if self._log.holding:
+            # what was found is followed by nothing that contradicts it
+            self._log.confirm()
+            self._loss = None
         if self._loss:
             self._loss.account(self.offset, time)
+
+    def attach(self, sink: PageSink) -> None:
+        """Hand the decoded guest memory of the packets to come to `sink`.
+
+        For a channel that proves to be one only by its first packet; it has to decode.
+        """
+        assert self._decoders, "a channel that does not decode has no guest memory to hand over"
+        self._decoders.sink = sink
 
     def events(self) -> Iterator[Event]:
         """Yield the events since the last call, in the order of the stream."""

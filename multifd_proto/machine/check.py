@@ -16,6 +16,8 @@ from multifd_proto.machine.migration import (
 from multifd_proto.machine.parameters import Bounds, MigrationParameters
 from multifd_proto.machine.rule import RULES, Fault, Rule
 from multifd_proto.machine.verdict import Report, Tally, Violation, conclude
+from multifd_proto.wire.dialect import Dialect
+from multifd_proto.wire.quirks import Quirk
 from multifd_proto.wire.requirements import load
 
 __all__ = ["RULES", "Checker", "rules"]
@@ -24,7 +26,7 @@ _BY_EVENT: dict[type[Event], list[Rule]] = {}
 for _rule in RULES.values():
     _BY_EVENT.setdefault(_rule.on, []).append(_rule)
 
-_Key = tuple[str, tuple[object, ...], frozenset[object]]
+_Key = tuple[str, tuple[Quirk, ...], frozenset[Dialect]]
 
 
 class Checker:
@@ -91,7 +93,7 @@ class Checker:
     def _record(
         self, rule: Rule, peer: ChannelInfo | MainInfo | None, event: Event, fault: Fault
     ) -> None:
-        key: _Key = (rule.requirement, fault.quirks, frozenset(fault.dialects))
+        key: _Key = (rule.requirement, fault.quirks, fault.dialects)
         tally = self._tallies.get(key)
         if tally is None:
             requirement = load()[rule.requirement]

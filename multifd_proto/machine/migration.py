@@ -27,7 +27,6 @@ from multifd_proto.wire.main_records import (
     MainGap,
     MainRecord,
     SectionEnd,
-    StreamEnd,
 )
 from multifd_proto.wire.payload import PayloadMethod, method_of
 from multifd_proto.wire.ram_records import RamEos, RamFlush, RamPage, RamSetup
@@ -94,14 +93,11 @@ class MainInfo:
     stream: int
     opened: int | None
     whole: bool
-    ended: bool = False
     flushes: int = 0
     sections: int = 0
     """EOS words, one a section of `ram`."""
     ram_ended: bool = False
     postcopy: bool = False
-    finished: bool = False
-    """The byte that ends the device state was seen: the source has completed."""
 
     @property
     def marks(self) -> int:
@@ -261,8 +257,6 @@ class Migration:
                 main.postcopy = True
             case SectionEnd(ram=True):
                 main.ram_ended = True
-            case StreamEnd():
-                main.finished = True
             case MainGap():
                 main.whole = False
                 self._note_gap(record.length)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 _CHUNK = 32768
 
@@ -61,12 +61,12 @@ class PageSet:
         """Chunks in use."""
         return len(self._chunks)
 
-    def add(self, block: bytes, page: int, room: bool) -> bool | None:
-        """Add a page; tell whether it was there before, None where there is no room for it."""
+    def add(self, block: bytes, page: int, room: Callable[[], bool]) -> bool | None:
+        """Add a page; tell whether it was there before, None where it needs room and has none."""
         chunk, bit = divmod(page, _CHUNK)
         bits = self._chunks.get((block, chunk))
         if bits is None:
-            if not room:
+            if not room():
                 return None
             bits = self._chunks[block, chunk] = bytearray(_CHUNK // 8)
         mask = 1 << (bit & 7)

@@ -159,6 +159,17 @@ def test_a_lost_payload_does_not_lose_the_place():
     assert [e.length for e in found if isinstance(e, BytesMissing)] == [5000]
 
 
+def test_what_is_found_last_is_not_passed_over_as_well():
+    channel = Channel(page_size=SIZE)
+    channel.receive_data(STREAM[:64])
+    channel.receive_gap(1344)
+    channel.receive_data(sync(7))
+    channel.receive_eof()
+    found = list(channel.events())
+    assert [p.packet.packet_num for p in packets(found)] == [7]
+    assert [(e.offset, e.length) for e in found if isinstance(e, BytesMissing)] == [(64, 1344)]
+
+
 def test_a_lost_header_is_found_again_behind_the_gap():
     start = STREAM.index(pages(2, 2, 1)) - 10
     channel = Channel()

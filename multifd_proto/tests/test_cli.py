@@ -199,6 +199,19 @@ def test_extract_says_what_came(tmp_path):
     assert (tmp_path / "ram" / "pc.rom.ram").stat().st_blocks == 0
 
 
+def test_extract_of_a_start_in_mid_stream_gives_what_came(tmp_path):
+    data = pcap()
+    found = records(data)
+    path = tmp_path / "late.pcap"
+    path.write_bytes(data[:24] + b"".join(found[len(found) // 4 :]))
+    status, out, _ = multifd("extract", "--json", path, "-o", tmp_path / "ram")
+    (block,) = [json.loads(line) for line in out.splitlines()]
+    assert (status, block["ramblock"]) == (0, "pc.ram")
+    # all 235 but those of the packets that only prove what the connections are
+    assert block["normal_pages"] > 200
+    assert (tmp_path / "ram" / "pc.ram.ram").stat().st_blocks > 0
+
+
 def test_spec_prints_a_requirement_and_finds_words():
     _, out, _ = multifd("spec", "init-5")
     assert "INIT-5 id below the channel count" in out

@@ -118,7 +118,7 @@ class Summary:
         resent = 0
         for offset in event.page_offsets:
             seen = self._pages.add(
-                event.ramblock, offset // page_size, room=len(self._pages) < MAX_PAGE_CHUNKS
+                event.ramblock, offset // page_size, lambda: len(self._pages) < MAX_PAGE_CHUNKS
             )
             self.pages_full |= seen is None
             resent += bool(seen)

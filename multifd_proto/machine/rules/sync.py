@@ -98,7 +98,7 @@ def page_once_a_round(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Itera
         return
     page_size = MULTIFD_PACKET_SIZE // len(e.packet.offset)
     for offset in sorted(set(e.page_offsets)):
-        if seen.add(e.ramblock, offset // page_size, room=m.room_for_pages()):
+        if seen.add(e.ramblock, offset // page_size, m.room_for_pages):
             what = f"{offset:#x} of {e.ramblock!r}, again in round {e.round}"
             yield Fault("page", what, "once a round", quirks=(PAGE_TWICE,))
 
