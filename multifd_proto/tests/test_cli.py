@@ -205,8 +205,8 @@ def test_extract_of_a_start_in_mid_stream_gives_what_came(tmp_path):
     path = tmp_path / "late.pcap"
     path.write_bytes(data[:24] + b"".join(found[len(found) // 4 :]))
     status, out, _ = multifd("extract", "--json", path, "-o", tmp_path / "ram")
-    (block,) = [json.loads(line) for line in out.splitlines()]
-    assert (status, block["ramblock"]) == (0, "pc.ram")
+    block = next(row for row in map(json.loads, out.splitlines()) if row["ramblock"] == "pc.ram")
+    assert status == 0
     # all 235 but those of the packets that only prove what the connections are
     assert block["normal_pages"] > 200
     assert (tmp_path / "ram" / "pc.ram.ram").stat().st_blocks > 0
