@@ -1,0 +1,226 @@
+"""One connection of a migration: bytes in, bytes out, every wait bounded.
+
+The sockets block, with the kernel's own time limits (`SO_RCVTIMEO`, `SO_SNDTIMEO`): a wait costs
+no further system call, and `MSG_WAITALL` fills a whole packet's pages by one. Another thread ends
+a wait by `abort`.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+from collections.abc import Sequence
+from contextlib import suppress
+from threading import Lock
+
+from multifd_proto.errors import PeerError
+from multifd_proto.peers.tls import tls_reason
+
+_TIMEVAL = struct.Struct("ll")
+IOV_MAX = 1024
+"""Pieces that one system call takes (Linux: `UIO_MAXIOV`)."""
+
+Buffer = bytes | bytearray | memoryview
+
+
+class PeerTimeoutError(PeerError):
+    """The other end neither sent nor took a byte for as long as it may."""
+
+
+class PeerClosedError(PeerError):
+    """The connection is broken: reset, or closed by the other end while it was written to."""
+
+
+class Connection:
+    """A connected stream socket, plain or inside TLS.
+
+    One thread may receive while another one sends. `name` says in every error which one it is.
+    """
+
+    def __init__(self, sock: socket.socket, name: str, timeout: float) -> None:
+        """Take over a connected socket.
+
+        Args:
+            sock: the socket, an `ssl.SSLSocket` once its handshake is done.
+            name: what errors call it.
+            timeout: seconds without a byte after which a wait fails.
+        """
+        self.name, self.timeout = name, timeout
+        self.aborted = False
+        """`abort` was called: whatever a wait returns after that means nothing."""
+        self._socket = sock
+        self._closing = Lock()
+        sock.settimeout(None)
+        self.set_timeout(timeout)
+        with suppress(OSError):  # only TCP has it
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    @property
+    def tls(self) -> bool:
+        """The connection is encrypted."""
+        return isinstance(self._socket, ssl.SSLSocket)
+
+    @property
+    def socket(self) -> socket.socket:
+        """The socket, for `select` and for splicing; it stays the connection's own."""
+        return self._socket
+
+    def fileno(self) -> int:
+        """Return the socket's descriptor."""
+        return self._socket.fileno()
+
+    def set_timeout(self, timeout: float) -> None:
+        """Bound the waits to come."""
+        seconds = max(timeout, 1e-6)
+        limit = _TIMEVAL.pack(int(seconds), int(seconds % 1 * 1e6))
+        self.timeout = timeout
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, limit)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
+
+    # ---- receiving -----------------------------------------------------------------------------
+
+    def receive_into(self, view: memoryview, *, whole: bool = False) -> int:
+        """Receive into `view`; return how many bytes came, 0 at the end of the stream.
+
+        Args:
+            view: where the bytes go.
+            whole: return only when `view` is full, unless the stream ends or time is up.
+
+        Raises:
+            PeerTimeoutError: no byte came in time.
+            PeerClosedError: the connection was reset, or TLS failed.
+        """
+        done = 0
+        while done < len(view):
+            flags = socket.MSG_WAITALL if whole and not self.tls else 0
+            try:
+                taken = self._socket.recv_into(view[done:], 0, flags)
+            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                raise self._silent("sent") from None
+            except ssl.SSLError as error:
+                raise PeerClosedError(f"{self.name}: TLS: {tls_reason(error)}") from None
+            except OSError as error:
+                raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+            done += taken
+            if not taken or not whole:
+                break
+        return done
+
+    def receive_pieces(self, views: Sequence[memoryview]) -> int:
+        """Receive into `views`, one after the other; return how many bytes came.
+
+        Fewer than there is room for only at the end of the stream.
+
+        Raises:
+            PeerTimeoutError: no byte came in time.
+            PeerClosedError: the connection was reset, or TLS failed.
+        """
+        if self.tls:
+            return self._fill(views)
+        done, rest = 0, list(views)
+        while rest:
+            try:
+                taken = self._socket.recvmsg_into(rest[:IOV_MAX], 0, socket.MSG_WAITALL)[0]
+            except BlockingIOError:
+                raise self._silent("sent") from None
+            except OSError as error:
+                raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+            if not taken:
+                break
+            done += taken
+            rest = _after(rest, taken)
+        return done
+
+    def _fill(self, views: Sequence[memoryview]) -> int:
+        done = 0
+        for view in views:
+            taken = self.receive_into(view, whole=True)
+            done += taken
+            if taken < len(view):
+                break
+        return done
+
+    # ---- sending -------------------------------------------------------------------------------
+
+    def send(self, *parts: Buffer) -> None:
+        """Send all of `parts`, one after the other.
+
+        Raises:
+            PeerTimeoutError: the other end took no byte in time.
+            PeerClosedError: the connection is broken.
+        """
+        if self.tls:
+            for part in parts:
+                self._send_tls(memoryview(part))
+            return
+        rest = [memoryview(part) for part in parts if len(part)]
+        while rest:
+            rest = _after(rest, self._send_some(rest[:IOV_MAX], 0))
+
+    def _send_some(self, parts: Sequence[Buffer], flags: int) -> int:
+        try:
+            return self._socket.sendmsg(parts, [], flags | socket.MSG_NOSIGNAL)
+        except BlockingIOError:
+            raise self._silent("took") from None
+        except OSError as error:
+            raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+
+    def _send_tls(self, view: memoryview) -> None:
+        try:
+            self._socket.sendall(view)
+        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+            raise self._silent("took") from None
+        except ssl.SSLError as error:
+            raise PeerClosedError(f"{self.name}: TLS: {tls_reason(error)}") from None
+        except OSError as error:
+            raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+
+    # ---- ending --------------------------------------------------------------------------------
+
+    def end_sending(self, *, notify: bool = True) -> None:
+        """Tell the other end that nothing more comes; what it sends can still be received.
+
+        Args:
+            notify: inside TLS, by a close_notify before the end of the stream.
+        """
+        if self.tls and notify:
+            self._say_goodbye()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def _say_goodbye(self) -> None:
+        # without a time limit of zero, unwrap would also wait for the other end's close_notify
+        with suppress(OSError, ValueError):
+            self._socket.settimeout(0)
+            self._socket.unwrap()  # type: ignore[attr-defined]  # only called with TLS
+
+    def abort(self) -> None:
+        """End every wait on this connection, in whatever thread, at once."""
+        self.aborted = True
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Let go of the socket; may be called more than once."""
+        with self._closing, suppress(OSError):
+            self._socket.close()
+
+    def reset(self) -> None:
+        """Close by a TCP reset: the other end learns that something is wrong."""
+        with suppress(OSError):
+            linger = struct.pack("ii", 1, 0)
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.close()
+
+    def _silent(self, did: str) -> PeerTimeoutError:
+        return PeerTimeoutError(f"{self.name}: the peer {did} no byte for {self.timeout:g} s")
+
+
+def _after(parts: Sequence[Buffer], done: int) -> list[memoryview]:
+    """Return what is left of `parts` after their first `done` bytes."""
+    for index, part in enumerate(parts):
+        if done < len(part):
+            return [memoryview(part)[done:], *map(memoryview, parts[index + 1 :])]
+        done -= len(part)
+    return []
