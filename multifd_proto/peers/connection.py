@@ -221,6 +221,6 @@ def _after(parts: Sequence[Buffer], done: int) -> list[memoryview]:
     """Return what is left of `parts` after their first `done` bytes."""
     for index, part in enumerate(parts):
         if done < len(part):
-            return [memoryview(part)[done:], *map(memoryview, parts[index + 1 :])]
+            return [memoryview(part)[done:], *(memoryview(later) for later in parts[index + 1 :])]
         done -= len(part)
     return []
