@@ -8,7 +8,6 @@ that each page came from is remembered: 4 bytes for each page of the stretches o
 from __future__ import annotations
 
 import os
-import re
 from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -16,6 +15,7 @@ from pathlib import Path
 
 from multifd_proto.machine.events import Event, PacketReceived, PayloadReceived
 from multifd_proto.machine.migration import MainReceived, Migration
+from multifd_proto.wire.block_names import file_name
 from multifd_proto.wire.ram_records import RamZero
 from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
@@ -139,15 +139,7 @@ class Images:
                 image.clear(offset, self.latest if round_ is None else round_)
 
     def _path(self, name: bytes) -> Path:
-        """Return a file's path: the block's name is a peer's, and must not leave the folder."""
-        safe = re.sub(r"[^\w.@+-]", "_", name.decode("latin-1"), flags=re.ASCII)[:200]
-        taken = {image.path for image in self.blocks.values()}
-        path = self._folder / f"{safe.lstrip('.') or '_'}.ram"
-        number = 2
-        while path in taken:
-            path = self._folder / f"{safe.lstrip('.') or '_'}~{number}.ram"
-            number += 1
-        return path
+        return self._folder / file_name(name, {image.path.name for image in self.blocks.values()})
 
     def close(self) -> None:
         """Close the files."""

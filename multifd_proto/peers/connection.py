@@ -49,6 +49,8 @@ class Connection:
         self.name, self.timeout = name, timeout
         self.aborted = False
         """`abort` was called: whatever a wait returns after that means nothing."""
+        self.ragged = False
+        """Inside TLS: the stream has ended without close_notify."""
         self._socket = sock
         self._closing = Lock()
         sock.settimeout(None)
@@ -85,7 +87,7 @@ class Connection:
 
         Args:
             view: where the bytes go.
-            whole: return only when `view` is full, unless the stream ends or time is up.
+            whole: return only when `view` is full, the stream ends or time is up.
 
         Raises:
             PeerTimeoutError: no byte came in time.
@@ -97,7 +99,12 @@ class Connection:
             try:
                 taken = self._socket.recv_into(view[done:], 0, flags)
             except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
+                if done:
+                    break
                 raise self._silent("sent") from None
+            except ssl.SSLEOFError:
+                self.ragged = True
+                break
             except ssl.SSLError as error:
                 raise PeerClosedError(f"{self.name}: TLS: {tls_reason(error)}") from None
             except OSError as error:
@@ -110,36 +117,21 @@ class Connection:
     def receive_pieces(self, views: Sequence[memoryview]) -> int:
         """Receive into `views`, one after the other; return how many bytes came.
 
-        Fewer than there is room for only at the end of the stream.
+        Fewer than there is room for when the stream ends, time is up, or one call took no more;
+        0 at the end of the stream.
 
         Raises:
             PeerTimeoutError: no byte came in time.
             PeerClosedError: the connection was reset, or TLS failed.
         """
         if self.tls:
-            return self._fill(views)
-        done, rest = 0, list(views)
-        while rest:
-            try:
-                taken = self._socket.recvmsg_into(rest[:IOV_MAX], 0, socket.MSG_WAITALL)[0]
-            except BlockingIOError:
-                raise self._silent("sent") from None
-            except OSError as error:
-                raise PeerClosedError(f"{self.name}: {error.strerror}") from None
-            if not taken:
-                break
-            done += taken
-            rest = _after(rest, taken)
-        return done
-
-    def _fill(self, views: Sequence[memoryview]) -> int:
-        done = 0
-        for view in views:
-            taken = self.receive_into(view, whole=True)
-            done += taken
-            if taken < len(view):
-                break
-        return done
+            return self.receive_into(views[0], whole=True)
+        try:
+            return self._socket.recvmsg_into(views[:IOV_MAX], 0, socket.MSG_WAITALL)[0]
+        except BlockingIOError:
+            raise self._silent("sent") from None
+        except OSError as error:
+            raise PeerClosedError(f"{self.name}: {error.strerror}") from None
 
     # ---- sending -------------------------------------------------------------------------------
 
@@ -156,7 +148,7 @@ class Connection:
             return
         rest = [memoryview(part) for part in parts if len(part)]
         while rest:
-            rest = _after(rest, self._send_some(rest[:IOV_MAX], 0))
+            rest = after(rest, self._send_some(rest[:IOV_MAX], 0))
 
     def _send_some(self, parts: Sequence[Buffer], flags: int) -> int:
         try:
@@ -217,7 +209,7 @@ class Connection:
         return PeerTimeoutError(f"{self.name}: the peer {did} no byte for {self.timeout:g} s")
 
 
-def _after(parts: Sequence[Buffer], done: int) -> list[memoryview]:
+def after(parts: Sequence[Buffer], done: int) -> list[memoryview]:
     """Return what is left of `parts` after their first `done` bytes."""
     for index, part in enumerate(parts):
         if done < len(part):

@@ -127,7 +127,12 @@ def wrap(
     hostname = server_hostname if context.check_hostname else None
     try:
         sock.settimeout(timeout)
-        return context.wrap_socket(sock, server_side=server, server_hostname=hostname)
+        return context.wrap_socket(
+            sock,
+            server_side=server,
+            server_hostname=hostname,
+            suppress_ragged_eofs=False,  # a missing close_notify is to be told from one
+        )
     except TimeoutError:
         sock.close()
         raise PeerError(f"{name}: no TLS handshake within {timeout:g} s") from None

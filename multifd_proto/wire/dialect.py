@@ -50,6 +50,13 @@ class Dialect:
     """Modern machine types mark rounds with MULTIFD_FLUSH words on the main stream."""
     first_connection: str
     """How a receiver tells the main connection from the channels."""
+    peeks: bool
+    """Receivers tell them by their first bytes; by order if not, and always inside TLS."""
+    switchover_ack: bool
+    """Receivers answer SWITCHOVER_ACK when the return path is opened and no device wants it
+    later, which a source without that capability ignores."""
+    close_notify: bool
+    """Inside TLS, channels end with close_notify, which receivers demand."""
     changes: tuple[Change, ...]
     """What this line changed against the one before it."""
 
@@ -79,6 +86,9 @@ _4_0 = Dialect(
     device_state=False,
     flush_mark=False,
     first_connection=_ORDER,
+    peeks=False,
+    switchover_ack=False,
+    close_notify=False,
     changes=(
         Change("first stable form: 64-byte init, 320-byte packet head", "ram.c:MultiFDInit_t"),
         Change("3.0 and 3.1 (x-multifd) sent other structures", "ram.c:MultiFDPacket_t @3.0"),
@@ -118,12 +128,15 @@ _8_1 = replace(
     date="2023-08-22",
     flush_mark=True,
     first_connection=_PEEK,
+    peeks=True,
+    switchover_ack=True,
     changes=(
         Change(
             "machine types newer than 8.0 mark a round by MULTIFD_FLUSH instead of each EOS",
             "ram.c:RAM_SAVE_FLAG_MULTIFD_FLUSH",
         ),
         Change("FLUSH words are written even without multifd", "d4f34485ca"),
+        Change("SWITCHOVER_ACK on the return path", "migration.c:MIG_RP_MSG_SWITCHOVER_ACK"),
     ),
 )
 _8_2 = replace(
@@ -192,6 +205,7 @@ _10_0 = replace(
     releases="10.0",
     date="2025-04-22",
     device_state=True,
+    close_notify=True,
     changes=(
         Change("device-state packets; receivers read 12 bytes, then decide", "8050c435b7"),
         Change("a FLUSH word for every SYNC again", "1d457daf86"),
@@ -223,8 +237,10 @@ _11_1 = replace(
     name="11.1",
     releases="11.1",
     date="2026-08-11",
+    switchover_ack=False,
     changes=(
         Change("receivers refuse id == channels", "810bf31a1b"),
+        Change("SWITCHOVER_ACK is asked for in another way", "13a9616805"),
         Change("receivers bound next_packet_size (11.1.1, 10.0.13)", "work item 3737"),
     ),
 )

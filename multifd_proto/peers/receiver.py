@@ -1,0 +1,183 @@
+"""The reference receiver: a complete destination for a real source.
+
+    with Receiver(parse_address("tcp:127.0.0.1:0"), parameters) as receiver:
+        print(receiver.address)
+        received = receiver.run()
+
+Theory of operation. Each connection gets a thread, which finds out what it is (`arrivals`) and
+receives it (`receive_main`, `receive_channel`). The threads meet in a `Reception`. Every wait has
+a limit, and the first failure ends all of them, so that a peer that stalls, floods or dies is
+answered within `timeout` seconds and leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from multifd_proto.machine.check import Checker
+from multifd_proto.machine.events import DeviceStateReceived
+from multifd_proto.machine.parameters import MigrationParameters
+from multifd_proto.machine.receiving import Receiving
+from multifd_proto.machine.verdict import Report
+from multifd_proto.peers.address import Address
+from multifd_proto.peers.arrivals import Arrivals
+from multifd_proto.peers.connection import Connection
+from multifd_proto.peers.endpoint import Listener
+from multifd_proto.peers.memory import GuestMemory
+from multifd_proto.peers.receive_channel import ChannelReader
+from multifd_proto.peers.receive_main import MainReader
+from multifd_proto.peers.reception import Failure, Reception
+from multifd_proto.peers.statistics import ChannelStatistics
+from multifd_proto.peers.tls import TlsCredentials
+from multifd_proto.wire.block_names import file_name
+
+MAIN_FILE = "main.stream"
+"""Name of the file that the main stream is saved in."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """What became of a migration."""
+
+    failure: Failure | None
+    """Why it did not complete; None if it did."""
+    machine: str
+    """Machine type, as the source named it."""
+    channels: tuple[ChannelStatistics, ...]
+    """Counts of each channel, by id."""
+    main_bytes: int
+    """Bytes of the main stream."""
+    rounds: int
+    """Marks that the main stream passed."""
+    seconds: float
+    """From the first connection to the end."""
+    warnings: tuple[str, ...]
+    report: Report | None
+    """The verdict on the source, if it was judged."""
+
+
+class Receiver:
+    """A destination for one migration. Use it as a context manager: it owns the guest's memory."""
+
+    def __init__(
+        self,
+        address: Address,
+        parameters: MigrationParameters,
+        *,
+        save: Path | None = None,
+        check: bool = False,
+        tls: TlsCredentials | None = None,
+        timeout: float = 30.0,
+        max_ram: int = 1 << 40,
+    ) -> None:
+        """Start to listen.
+
+        Args:
+            address: where; a port of 0 lets the system choose, see `address`.
+            parameters: what it is configured for: `channels`, `dialect`, `page_size` and
+                `compression` must be known; a `uuid` of None accepts any.
+            save: folder for a file `NAME.ram` a RAM block, the main stream and device state;
+                guest memory is anonymous if None.
+            check: judge the source while it sends.
+            tls: credentials, if every connection is to be TLS.
+            timeout: seconds without progress after which the migration fails.
+            max_ram: bytes of RAM that are taken from a source, whatever it announces.
+
+        Raises:
+            PeerError: the address cannot be listened on, or the credentials cannot be used.
+        """
+        assert parameters.channels
+        assert parameters.dialect
+        assert parameters.page_size
+        self._parameters, self._save = parameters, save
+        self._checker = Checker(parameters) if check else None
+        self._tls = tls is not None
+        self._open = ExitStack()
+        self.memory = GuestMemory(parameters.page_size, max_ram, save)
+        """The RAM blocks, once the source has told them."""
+        self._open.callback(self.memory.close)
+        self._reception = Reception(Receiving(parameters), self.memory, timeout, self._checker)
+        self._readers: list[ChannelReader] = []
+        self._main: MainReader | None = None
+        self._device_states: set[str] = set()
+        listener = self._open.enter_context(Listener(address, parameters.channels + 1))
+        self._arrivals = Arrivals(
+            listener, self._reception, self._serve, tls.server() if tls else None
+        )
+        self.address = listener.address
+        """Where it listens, with the port that was chosen."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Stop listening, and let go of the guest's memory; files stay."""
+        self._open.close()
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes of packets and payload so far."""
+        return sum(reader.statistics.bytes for reader in self._readers)
+
+    def run(self) -> Received:
+        """Receive one migration: wait for it, however long, and return how it ended."""
+        seconds = self._arrivals.run()
+        reception, main = self._reception, self._main
+        return Received(
+            failure=reception.failure,
+            machine=reception.state.machine.decode("latin-1"),
+            channels=tuple(
+                sorted((r.statistics for r in self._readers), key=lambda s: (s.id is None, s.id))
+            ),
+            main_bytes=main.bytes if main else 0,
+            rounds=reception.state.passed,
+            seconds=seconds,
+            warnings=tuple(reception.warnings),
+            report=self._conclude(),
+        )
+
+    def _conclude(self) -> Report | None:
+        if self._checker is None:
+            return None
+        for stream in range(self._arrivals.accepted if self._tls else 0):
+            self._checker.add_tls(stream)
+        return self._checker.conclude()
+
+    def _serve(self, connection: Connection, stream: int, first: bytes, *, main: bool) -> None:
+        """Receive one connection, in its own thread, to its end."""
+        if not main:
+            name = self._name_device_state if self._save else None
+            reader = ChannelReader(self._reception, connection, stream, name)
+            self._readers.append(reader)
+            reader.run(first)
+            return
+        with ExitStack() as stack:
+            file = stack.enter_context((self._save / MAIN_FILE).open("wb")) if self._save else None
+            self._receive_main(MainReader(self._reception, connection, stream, file), first)
+
+    def _receive_main(self, reader: MainReader, first: bytes) -> None:
+        self._main = reader
+        reader.run(first)
+        self._arrivals.over.set()
+        reader.close_peer()
+
+    def _name_device_state(self, packet: DeviceStateReceived) -> Path:
+        """Return a file of its own for the data of a device-state packet."""
+        assert self._save
+        with self._reception.lock:
+            name = packet.idstr + f"-{packet.packet.instance_id}-device_state".encode()
+            file = file_name(name, self._device_states)
+            self._device_states.add(file)
+        return self._save / file.replace(".ram", ".bin")
