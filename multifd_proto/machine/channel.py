@@ -31,7 +31,7 @@ from multifd_proto.machine.events import (
 )
 from multifd_proto.machine.loss import EventLog, Loss
 from multifd_proto.machine.payload import PageSink, Payload, PayloadDecoders
-from multifd_proto.machine.resync import LARGEST_HEAD, START, infer_page_count
+from multifd_proto.machine.resync import LARGEST_HEAD, START, PacketSearch, infer_page_count
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, Dialect
 from multifd_proto.wire.payload import method_of
 from multifd_proto.wire.schema import (
@@ -178,11 +178,26 @@ class Channel:
         """Yield the events since the last call, in the order of the stream."""
         yield from self._log.drain()
 
+    def wanted(self) -> int:
+        """Return how many bytes the machine waits for; none of them is of the next message.
+
+        That is what is still missing of the init message, of a packet's header, of the rest of
+        its head or of its payload; `unwanted` tells whether the payload need be handed over.
+        It is 1 while only the bytes to come can tell: in the first packet, as long as the page
+        size is not known (it may take the start of the second one), and while looking for a
+        packet after a loss. It is 0 in `FAILED` and `CLOSED`, and nowhere else.
+        """
+        if self.state in (_S.FAILED, _S.CLOSED):
+            return 0
+        if self._payload:
+            return self._payload.left
+        return self._need - len(self._buffer) if self._need else 1
+
     def unwanted(self) -> int:
         """Return how many of the next bytes need not be handed over."""
         if self.state in (_S.FAILED, _S.CLOSED):
             return 1 << 62
-        return self._payload.left if self._payload and not self._payload.wanted else 0
+        return self._payload.left if self._payload and not self._payload.looked_at else 0
 
     # ---- taking bytes: one function a kind of state; each returns how many it took ---------------
 
@@ -251,7 +266,8 @@ class Channel:
 
     def _lose_place(self) -> None:
         self._log.confirm()
-        self._loss = Loss(self._log, self.offset - len(self._buffer), self.page_count)
+        search = PacketSearch(self.page_count, self._device_state)
+        self._loss = Loss(self._log, self.offset - len(self._buffer), search)
         self.state, self.round, self._searched = _S.LOST, None, True
         if self._decoders:
             self._decoders.lose()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 from multifd_proto.wire.dialect import FLAG_SYNC
 from multifd_proto.wire.payload import PayloadFault, PayloadMethod
@@ -65,7 +66,7 @@ class HeaderReceived(Event):
     header: MultiFDPacketHdr
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # slots have no room for what is cached
 class PacketReceived(Event):
     """A RAM packet's head is there."""
 
@@ -91,6 +92,12 @@ class PacketReceived(Event):
     def page_offsets(self) -> tuple[int, ...]:
         """Offsets of the packet's pages in their block, in bytes: normal pages, then zero pages."""
         return self.packet.offset[: self.pages]
+
+    @cached_property
+    def distinct_offsets(self) -> tuple[int, ...]:
+        """`page_offsets`, each once and in ascending order."""
+        # a set would lose the order, which is nearly always right and makes sorting cheap
+        return tuple(sorted(dict.fromkeys(self.page_offsets)))
 
     @property
     def ramblock(self) -> bytes:

@@ -53,10 +53,10 @@ class EventLog:
 class Loss:
     """A stretch of the stream that cannot be followed, from where it began to where it ends."""
 
-    def __init__(self, log: EventLog, begin: int, page_count: int | None) -> None:
+    def __init__(self, log: EventLog, begin: int, search: PacketSearch) -> None:
         self._log = log
         self._begin = begin
-        self._search = PacketSearch(page_count)
+        self._search = search
 
     def search(self, data: memoryview) -> tuple[int, bytes | None]:
         """Look at bytes; return how many were taken and, if they end one, a packet's head."""

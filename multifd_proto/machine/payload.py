@@ -63,13 +63,15 @@ class Payload:
         self._decoder: Decoder | None = None
         self._sink: PageSink | None = None
         if decoders and method and isinstance(head, PacketReceived) and head.packet.normal_pages:
-            self._decoder = decoders.start(head, method, page_size)
+            # pages as they are can only be right: they are looked at for the sink alone
+            if method.flag or decoders.sink:
+                self._decoder = decoders.start(head, method, page_size)
             self._sink = decoders.sink
             if self._sink:
                 self._sink.begin(head)
 
     @property
-    def wanted(self) -> bool:
+    def looked_at(self) -> bool:
         """Its bytes are looked at; otherwise counting them is enough."""
         return self._decoder is not None
 

@@ -65,8 +65,10 @@ class PacketSearch:
 
     _SLICE = 64 * 1024
 
-    def __init__(self, count: int | None) -> None:
+    def __init__(self, count: int | None, device_state: bool) -> None:
+        """Make a search for packets of `count` offsets, and for device state where there is any."""
         self._count = count
+        self._device_state = device_state
         self._kept = bytearray()
 
     def receive_data(self, data: memoryview) -> tuple[int, bytes | None]:
@@ -75,7 +77,7 @@ class PacketSearch:
         self._kept += data
         place = 0
         while (place := self._kept.find(START, place)) >= 0:
-            size = _plausible_size(self._kept, place, self._count)
+            size = _plausible_size(self._kept, place, self._count, self._device_state)
             if size is None:
                 break
             if size:
@@ -93,12 +95,15 @@ class PacketSearch:
         self._kept.clear()
 
 
-def _plausible_size(data: bytearray, place: int, count: int | None) -> int | None:
+def _plausible_size(
+    data: bytearray, place: int, count: int | None, device_state: bool
+) -> int | None:
     """Return the size of the packet head at a place of `data`; 0: none, None: may become one."""
     left = len(data) - place
     if left < MultiFDPacketHdr.size():
         return None
-    if int.from_bytes(data[place + 8 : place + 12], "big") == FLAG_DEVICE_STATE:
+    flags = int.from_bytes(data[place + 8 : place + 12], "big")
+    if device_state and flags == FLAG_DEVICE_STATE:
         size = MultiFDPacketDeviceState.size()
         if left < size:
             return None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
 
@@ -18,6 +19,7 @@ from multifd_proto.machine.events import (
     PacketReceived,
     PayloadReceived,
 )
+from multifd_proto.wire.dialect import DIALECTS, dialect_of
 from multifd_proto.wire.schema import MULTIFD_MAGIC as MAGIC
 from multifd_proto.wire.schema import (
     PAGE_SIZES,
@@ -107,10 +109,16 @@ def test_every_split_gives_the_same(cuts):
     assert events(*(STREAM[a:b] for a, b in pairwise(places))) == WHOLE
 
 
-@given(st.binary(max_size=3000), st.booleans(), st.sampled_from([None, 1024, 4096, 65536]))
-def test_any_bytes_give_events(data, started, page_size):
+@given(
+    st.binary(max_size=3000),
+    st.booleans(),
+    st.sampled_from([None, 1024, 4096, 65536]),
+    st.sampled_from([None, *DIALECTS]),
+)
+def test_any_bytes_give_events(data, started, page_size, dialect):
     for prefix in (b"", STREAM[:64], STREAM[: 64 + 1344]):
-        found = events(prefix + data, started=started, page_size=page_size, decode=True)
+        options = {"started": started, "page_size": page_size, "dialect": dialect}
+        found = events(prefix + data, **options, decode=True)
         assert isinstance(found[-1], Ended)
         assert found[-1].offset == len(prefix + data)
 
@@ -168,6 +176,18 @@ def test_what_is_found_last_is_not_passed_over_as_well():
     found = list(channel.events())
     assert [p.packet.packet_num for p in packets(found)] == [7]
     assert [(e.offset, e.length) for e in found if isinstance(e, BytesMissing)] == [(64, 1344)]
+
+
+def test_a_dialect_without_device_state_finds_none_after_a_loss():
+    channel = Channel(page_size=SIZE, dialect=dialect_of("7.2"))
+    channel.receive_data(STREAM[:64])
+    channel.receive_gap(1344)
+    channel.receive_data(device() + sync(3) + sync(4))
+    channel.receive_eof()
+    found = list(channel.events())
+    assert [(p.offset, p.packet.packet_num) for p in packets(found)] == [(1694, 3), (3038, 4)]
+    lost = [(e.length, e.reason) for e in found if isinstance(e, BytesMissing)]
+    assert lost == [(1344, "lost"), (len(device()), "unsynchronised")]
 
 
 def test_a_lost_header_is_found_again_behind_the_gap():
@@ -247,6 +267,86 @@ def test_unwanted_payload_need_not_be_handed_over():
             place += 1
     channel.receive_eof()
     assert list(channel.events()) == WHOLE
+
+
+def wanted_pieces(channel: Channel, stream: bytes) -> Iterator[bytes]:
+    """Cut a stream as a reader does who takes what the channel wants."""
+    place = 0
+    while (wanted := channel.wanted()) and place < len(stream):
+        yield stream[place : place + wanted]
+        place += wanted
+
+
+@pytest.mark.parametrize("decode", [False, True])
+def test_what_is_wanted_ends_where_a_message_ends(decode):
+    channel = Channel(page_size=SIZE, decode=decode)
+    pieces = []
+    for piece in wanted_pieces(channel, STREAM):
+        pieces.append(len(piece))
+        before = channel.offset
+        channel.receive_data(piece)
+        assert channel.offset == before + len(piece)
+    assert pieces == [
+        64, 12, 1332, 12, 1332, 12288, 12, 1332, 8192, 12, 1332, 12, 264, 10, 12, 1332,
+        12, 1332, 81920, 12, 1332,
+    ]  # fmt: skip
+    assert channel.wanted() == 12
+    channel.receive_eof()
+    assert channel.wanted() == 0
+    assert list(channel.events()) == events(STREAM, page_size=SIZE, decode=decode)
+
+
+def test_half_of_what_is_wanted_leaves_the_other_half():
+    channel = Channel(page_size=SIZE)
+    place = 0
+    while place < len(STREAM):
+        wanted = channel.wanted()
+        half = wanted // 2
+        channel.receive_data(STREAM[place : place + half])
+        assert channel.wanted() == wanted - half
+        channel.receive_data(STREAM[place + half : place + wanted])
+        place += wanted
+    assert place == len(STREAM)
+
+
+@pytest.mark.parametrize("size", PAGE_SIZES)
+def test_single_bytes_are_wanted_until_the_page_size_is_known(size):
+    second = pages(1, 2, size=size)
+    stream = MultiFDInit().build() + sync(0, page_count(size)) + second
+    channel = Channel()
+    wanted = []
+    for piece in wanted_pieces(channel, stream):
+        wanted.append(len(piece))
+        channel.receive_data(piece)
+    head = MultiFDPacket.size(page_count(size))
+    # the start of the second packet tells the length of the first
+    assert wanted == [64, 12, *[1] * (head - 12 + 8), 4, head - 12, 2 * size]
+
+
+@given(st.binary(max_size=3000), st.booleans(), st.sampled_from([None, 1024, 4096]))
+def test_reading_what_is_wanted_goes_through_any_session(data, started, page_size):
+    for prefix in (b"", STREAM[:64], STREAM[: 64 + 1344]):
+        options = {"started": started, "page_size": page_size, "decode": True}
+        channel = Channel(**options)
+        for piece in wanted_pieces(channel, prefix + data):
+            channel.receive_data(piece)
+        left = len(prefix + data) - channel.offset
+        assert left == 0 or channel.state is ChannelState.FAILED
+        channel.receive_data((prefix + data)[channel.offset :])
+        channel.receive_eof()
+        assert list(channel.events()) == events(prefix + data, **options)
+
+
+def test_single_bytes_are_wanted_after_a_loss_until_a_packet_is_found():
+    channel = Channel(page_size=SIZE)
+    channel.receive_data(STREAM[:64])
+    channel.receive_gap(1344)
+    stream = pages(1, 3) + sync(2)
+    wanted = []
+    for piece in wanted_pieces(channel, stream):
+        wanted.append(len(piece))
+        channel.receive_data(piece)
+    assert wanted == [*[1] * 1344, 3 * SIZE, 12, 1332]
 
 
 def test_every_state_has_transitions_and_a_meaning():

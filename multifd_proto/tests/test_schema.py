@@ -46,6 +46,18 @@ def test_building_what_was_parsed_gives_the_bytes(kind, count, seed, head):
     assert kind.parse(raw).build() == raw
 
 
+@pytest.mark.parametrize(("kind", "count"), ALL)
+@given(seed=st.integers(0, 2**32), head=st.binary(max_size=80))
+def test_messages_are_what_construct_makes_of_the_layout(kind, count, seed, head):
+    size = kind.size(count)
+    raw = (head + Random(seed).randbytes(size))[:size]
+    parsed = kind.layout(count).parse(raw)
+    del parsed["_io"]
+    message = kind.parse(memoryview(raw))
+    assert vars(message) == dict(parsed)
+    assert kind.layout(count).build(vars(message)) == message.build()
+
+
 @pytest.mark.parametrize(("kind", "count"), [(k, c) for k, c in ALL if c <= 32])
 @given(data=st.data())
 def test_parsing_what_was_built_gives_the_message(kind, count, data):
@@ -88,3 +100,23 @@ def test_another_length_is_refused(length):
 def test_a_packet_of_an_odd_length_is_refused():
     with pytest.raises(ValueError, match="MultiFDPacket_t is 320 bytes, not 325"):
         MultiFDPacket.parse(bytes(325))
+
+
+@pytest.mark.parametrize("length", [0, 15, 17])
+def test_bytes_of_another_length_are_not_built(length):
+    with pytest.raises(ValueError, match=f"uuid is {length} bytes, must be 16"):
+        MultiFDInit(uuid=bytes(length)).build()
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        MultiFDInit(id=256),
+        MultiFDPacketHdr(flags=-1),
+        MultiFDPacket(packet_num=2**64),
+        MultiFDPacket(offset=(2**64,)),
+    ],
+)
+def test_numbers_too_large_for_their_field_are_not_built(message):
+    with pytest.raises(ValueError, match=f"a value does not fit {message.name}: "):
+        message.build()

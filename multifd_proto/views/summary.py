@@ -115,14 +115,12 @@ class Summary:
         if not event.knows("offset"):
             return 0
         page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
-        resent = 0
-        for offset in event.page_offsets:
-            seen = self._pages.add(
-                event.ramblock, offset // page_size, lambda: len(self._pages) < MAX_PAGE_CHUNKS
-            )
-            self.pages_full |= seen is None
-            resent += bool(seen)
-        return resent
+        return len(self._pages.add(event.ramblock, event.page_offsets, page_size, self._has_room))
+
+    def _has_room(self) -> bool:
+        room = len(self._pages) < MAX_PAGE_CHUNKS
+        self.pages_full |= not room
+        return room
 
 
 def _count(part: Traffic, event: Event, resent: int) -> None:

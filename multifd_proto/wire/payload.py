@@ -139,6 +139,7 @@ METHODS: tuple[PayloadMethod, ...] = (
         QatzipDecoder, QatzipEncoder,
     ),
 )  # fmt: skip
+_BY_FLAG = {method.flag: method for method in METHODS}
 
 
 def method_of(flags: int) -> PayloadMethod | None:
@@ -146,4 +147,4 @@ def method_of(flags: int) -> PayloadMethod | None:
 
     The bits are compared as one number, as in QEMU: two methods' bits together are no method.
     """
-    return next((method for method in METHODS if method.flag == flags & METHOD_MASK), None)
+    return _BY_FLAG.get(flags & METHOD_MASK)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from itertools import pairwise
 
 from multifd_proto.machine.events import HeaderReceived, PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, Migration
 from multifd_proto.machine.rule import Fault, rule
-from multifd_proto.wire.dialect import DIALECTS, where
+from multifd_proto.wire.dialect import DIALECTS, Dialect, where
 from multifd_proto.wire.quirks import EMPTY_TRAILER, STALE_OFFSETS, STALE_SIZE
 from multifd_proto.wire.schema import (
     MULTIFD_MAGIC,
@@ -63,9 +64,15 @@ def version(_m: Migration, _c: ChannelInfo, e: HeaderReceived) -> Iterator[Fault
         yield Fault("version", str(e.header.version), str(MULTIFD_VERSION))
 
 
+@lru_cache(maxsize=256)  # a migration has few, a hostile one as many as it likes
+def _without(flags: int) -> frozenset[Dialect]:
+    """Return the dialects in which a bit of `flags` has no meaning."""
+    return where(lambda d: flags & ~d.flags != 0)
+
+
 @rule("PKT-3", on=HeaderReceived, when=lambda _m, _c, e: e.header.magic == MULTIFD_MAGIC)
 def known_flags(_m: Migration, _c: ChannelInfo, e: HeaderReceived) -> Iterator[Fault]:
-    wrong = where(lambda d: e.header.flags & ~d.flags != 0)
+    wrong = _without(e.header.flags)
     if wrong:
         least = next(d for d in reversed(DIALECTS) if d in wrong)
         yield Fault(
@@ -118,9 +125,9 @@ def ramblock_terminated(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> It
 
 @rule("PKT-10", on=PacketReceived, when=lambda _m, _c, e: e.knows("ramblock"))
 def ramblock_padded(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
-    padding = e.packet.ramblock[len(e.ramblock) :]
-    if any(padding):
-        yield Fault("ramblock after the name", repr(padding.rstrip(b"\0")), "NUL")
+    padding = e.packet.ramblock[len(e.ramblock) :].rstrip(b"\0")
+    if padding:
+        yield Fault("ramblock after the name", repr(padding), "NUL")
 
 
 @rule("PKT-11", on=PacketReceived, needs="blocks", when=named)
@@ -142,8 +149,8 @@ def migratable_block(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterat
 def page_bounds(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     assert m.blocks is not None
     last = m.blocks[e.ramblock].used_length - MULTIFD_PACKET_SIZE // len(e.packet.offset)
-    beyond = [offset for offset in e.page_offsets if offset > last]
-    if beyond:
+    if e.distinct_offsets[-1] > last:
+        beyond = [offset for offset in e.page_offsets if offset > last]
         yield Fault("offset", _some(beyond), f"at most {last:#x} in {e.ramblock!r}")
 
 
@@ -157,7 +164,7 @@ def page_alignment(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterato
 
 @rule("PKT-15", on=PacketReceived, when=placed)
 def page_once(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
-    if len(set(e.page_offsets)) < e.pages:
+    if len(e.distinct_offsets) < e.pages:
         twice = sorted(e.page_offsets)
         repeated = [a for a, b in pairwise(twice) if a == b]
         yield Fault("offset", f"{_some(repeated)}, twice", "listed once")

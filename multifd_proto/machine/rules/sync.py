@@ -97,10 +97,9 @@ def page_once_a_round(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Itera
     if seen is None:
         return
     page_size = MULTIFD_PACKET_SIZE // len(e.packet.offset)
-    for offset in sorted(set(e.page_offsets)):
-        if seen.add(e.ramblock, offset // page_size, m.room_for_pages):
-            what = f"{offset:#x} of {e.ramblock!r}, again in round {e.round}"
-            yield Fault("page", what, "once a round", quirks=(PAGE_TWICE,))
+    for offset in seen.add(e.ramblock, e.distinct_offsets, page_size, m.room_for_pages):
+        what = f"{offset:#x} of {e.ramblock!r}, again in round {e.round}"
+        yield Fault("page", what, "once a round", quirks=(PAGE_TWICE,))
 
 
 @rule("SYNC-8", on=MigrationOver, when=lambda m, _c, _e: m.complete and m.completed)
