@@ -18,9 +18,11 @@ from multifd_proto.errors import PeerError
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
 
+SETTLED = ("completed", "failed", "cancelled")
+"""States of `query-migrate` that a migration does not leave again."""
+
 _T = TypeVar("_T")
 _POLL = 0.005
-_SETTLED = ("completed", "failed", "cancelled")
 
 
 class Qemu:
@@ -144,8 +146,19 @@ class Qemu:
     def listen(self, host: str = "127.0.0.1") -> int:
         """Await a migration (`-incoming defer`) on a free TCP port of `host`; return the port."""
         bracketed = f"[{host}]" if ":" in host else host
-        self.execute("migrate-incoming", {"uri": f"tcp:{bracketed}:0"})
-        return int(self.execute("query-migrate")["socket-address"][0]["port"])
+        return int(self.listen_uri(f"tcp:{bracketed}:0").rpartition(":")[2])
+
+    def listen_uri(self, uri: str) -> str:
+        """Await a migration (`-incoming defer`) and return the URI that a source has to dial.
+
+        Args:
+            uri: `tcp:127.0.0.1:0`, `tcp:[::1]:0`, `unix:PATH`; port 0 is any that is free.
+        """
+        self.execute("migrate-incoming", {"uri": uri})
+        if not uri.startswith("tcp:"):
+            return uri
+        port = self.execute("query-migrate")["socket-address"][0]["port"]
+        return f"{uri.rpartition(':')[0]}:{port}"
 
     def migrate(self, uri: str) -> None:
         """Start to migrate to `uri`; see `wait_migrated`."""
@@ -161,11 +174,11 @@ class Qemu:
             PeerError: none of them within `timeout` seconds, or QEMU is gone.
         """
         deadline = time.monotonic() + timeout
-        while (status := self.execute("query-migrate")).get("status") not in _SETTLED:
+        while (status := self.execute("query-migrate")).get("status") not in SETTLED:
             if time.monotonic() > deadline:
                 raise PeerError(
                     f"{self.name}: migration is {status.get('status')!r} after {timeout:g} s,"
-                    f" must be one of {', '.join(_SETTLED)}"
+                    f" must be one of {', '.join(SETTLED)}"
                 )
             time.sleep(_POLL)
         return dict(status)

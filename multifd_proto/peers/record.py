@@ -23,7 +23,7 @@ import click
 import zstandard
 
 from multifd_proto.errors import PeerError
-from multifd_proto.peers.debian import find_qemu
+from multifd_proto.peers.lab import configure, guestless, qemu_of
 from multifd_proto.peers.qemu import Qemu
 from multifd_proto.peers.recipes import RECIPES, Recipe
 from multifd_proto.peers.tcpdump import capturing
@@ -87,10 +87,17 @@ def _migrate(recipe: Recipe, scratch: Path) -> Mapping[str, Any]:
         _qemu(recipe, recipe.source, "source", scratch) as source,
     ):
         for end in (source, destination):
-            _configure(end, recipe)
-        port = destination.listen(recipe.host)
+            configure(
+                end,
+                channels=recipe.channels,
+                compression=recipe.compression,
+                zero_page_detection=recipe.zero_page_detection,
+            )
+        host = f"[{recipe.host}]" if ":" in recipe.host else recipe.host
+        uri = destination.listen_uri(f"tcp:{host}:0")
+        port = int(uri.rpartition(":")[2])
         with capturing(port, scratch / "pcap"):
-            _run_slowly(source, recipe, port)
+            _run_slowly(source, recipe, uri)
             sent, received = (_demand_completed(end) for end in (source, destination))
             _wait_for_threads(recipe.channels, source, destination)
         packets = sent_packets(source.trace)
@@ -110,27 +117,19 @@ def _migrate(recipe: Recipe, scratch: Path) -> Mapping[str, Any]:
 
 
 def _qemu(recipe: Recipe, version: str, name: str, scratch: Path) -> Qemu:
-    binary = find_qemu(version)
-    if not binary:
-        raise PeerError(f"no QEMU {version}: python -m multifd_proto.peers.debian {version}")
-    memory = f"size={RAM},share=on,mem-path={scratch / name}.ram"
-    arguments = (
-        *("-machine", f"{recipe.machine},memory-backend={BLOCK}", "-accel", "tcg", "-S"),
-        *("-nodefaults", "-display", "none", "-bios", str(scratch / "bios"), "-uuid", UUID),
-        *("-m", f"{RAM >> 20}", "-object", f"memory-backend-file,id={BLOCK},{memory}"),
-        *(("-incoming", "defer") if name == "destination" else ()),
+    return guestless(
+        qemu_of(version),
+        scratch / f"{name}.ram",
+        size=RAM,
+        directory=scratch,
+        name=name,
+        incoming=name == "destination",
+        machine=recipe.machine,
+        qtest=True,
+        uuid=UUID,
+        ram=BLOCK,
+        arguments=("-bios", str(scratch / "bios")),
     )
-    return Qemu(binary, *arguments, directory=scratch, name=name, qtest=True)
-
-
-def _configure(end: Qemu, recipe: Recipe) -> None:
-    end.set_capabilities("multifd")
-    settings = {
-        "multifd-channels": recipe.channels,
-        "multifd-compression": recipe.compression,
-        "zero-page-detection": recipe.zero_page_detection,  # unknown before 9.0
-    }
-    end.set_parameters({name: value for name, value in settings.items() if value is not None})
 
 
 def _initial_memory(recipe: Recipe) -> bytes:
@@ -152,11 +151,10 @@ def _text(page: int, step: int) -> bytes:
     return (line * (PAGE // len(line) + 1)).encode()[:PAGE]
 
 
-def _run_slowly(source: Qemu, recipe: Recipe, port: int) -> None:
+def _run_slowly(source: Qemu, recipe: Recipe, uri: str) -> None:
     """Migrate while the memory changes; raise the bandwidth when that went on for long enough."""
-    host = f"[{recipe.host}]" if ":" in recipe.host else recipe.host
     source.set_parameters({"max-bandwidth": recipe.bandwidth, "downtime-limit": 1})
-    source.migrate(f"tcp:{host}:{port}")
+    source.migrate(uri)
     pages, choice = _content(recipe.pages), random.Random(recipe.name)
     turning = pages[-_TURNING:]
     deadline = time.monotonic() + _DEADLINE
