@@ -16,6 +16,10 @@ VERBS = {
     "check": "the verdict on every requirement",
     "summary": "who sent what, how fast, in which rounds",
     "extract": "the guest's memory out of a capture",
+    "receive": "be the destination of a migration",
+    "send": "be the source of a migration",
+    "proxy": "stand between two peers: record, judge, inject faults",
+    "mapped-ram": "look into a mapped-ram file, take out of it, write one",
     "spec": "what the specification says",
     "render": "write the specification's tables anew",
 }
@@ -26,6 +30,7 @@ Exit codes:
   0  done; of `check`: nothing violates a MUST
   1  a MUST is violated (`check`), a table is stale (`render --check`)
   2  wrong usage, or input that cannot be read
+  3  the migration did not complete (`receive`, `send`, `proxy`)
   4  there was nothing to do it on: no migration in the input, nothing judged"""
 
 
@@ -40,7 +45,7 @@ class _Verbs(click.Group):
         """Import a verb's module; None where there is no such verb."""
         if cmd_name not in VERBS:
             return None
-        module = import_module(f"multifd_proto.cli.{cmd_name}")
+        module = import_module(f"multifd_proto.cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 
@@ -53,7 +58,7 @@ class _Verbs(click.Group):
 @click.group(cls=_Verbs, epilog=EXIT_CODES, context_settings={"max_content_width": 100})
 @click.version_option(__version__, prog_name="multifd")
 def cli() -> None:
-    """QEMU's multifd live-migration wire protocol: decode, check, explain.
+    """QEMU's multifd live-migration wire protocol: decode, check, explain, speak.
 
     A FILE is a pcap or pcapng capture (also gzip or zstd), a raw dump of one channel or of the
     main stream, or - for standard input. What a connection is, its first bytes decide, not its

@@ -16,16 +16,9 @@ from multifd_proto.cli.common import (
     reading,
     warn,
 )
+from multifd_proto.cli.verdict import print_report
 from multifd_proto.machine.verdict import Report
-from multifd_proto.views.report import as_data, as_text
-
-_STYLES: dict[str, dict[str, Any]] = {
-    "good": {"fg": "green"},
-    "bad": {"fg": "red", "bold": True},
-    "note": {"fg": "yellow"},
-    "dim": {"dim": True},
-    "": {},
-}
+from multifd_proto.views.report import as_data
 
 
 @click.command()
@@ -71,8 +64,7 @@ def _print(session: Session, report: Report, as_json: bool) -> None:
         return
     ends = f"{session.source} -> {session.destination}" if session.source else "raw dumps"
     click.secho(f"migration {session.number}: {ends}", bold=True)
-    for line, style in as_text(report, migration):
-        click.secho(line, **_STYLES[style])
+    print_report(report, migration)
 
 
 def _end(endpoint: object) -> str | None:

@@ -18,6 +18,7 @@ from multifd_proto.errors import PeerError
 from multifd_proto.peers.tls import tls_reason
 
 _TIMEVAL = struct.Struct("ll")
+_TCP_CLOSE = 7  # linux/tcp_states.h
 IOV_MAX = 1024
 """Pieces that one system call takes (Linux: `UIO_MAXIOV`)."""
 
@@ -176,16 +177,46 @@ class Connection:
         Args:
             notify: inside TLS, by a close_notify before the end of the stream.
         """
-        if self.tls and notify:
-            self._say_goodbye()
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+        if self.tls:
+            self._drop_unread()
+            if notify:
+                self._say_goodbye()
+        self.stop_sending()
+
+    def _drop_unread(self) -> None:
+        # such as session tickets: to close with something unread resets, and loses what was sent
+        with suppress(OSError, ValueError):
+            self._socket.settimeout(0)
+            while self._socket.recv(4096):
+                pass
 
     def _say_goodbye(self) -> None:
         # without a time limit of zero, unwrap would also wait for the other end's close_notify
         with suppress(OSError, ValueError):
             self._socket.settimeout(0)
             self._socket.unwrap()  # type: ignore[attr-defined]  # only called with TLS
+
+    def stop_receiving(self) -> None:
+        """End every wait for bytes to come, without a word to the other end of a TCP connection."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RD)
+
+    def stop_sending(self) -> None:
+        """End every wait to send; what comes can still be received."""
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_WR)
+
+    def was_reset(self) -> bool:
+        """Tell whether the other end has reset the connection, though a wait saw but its end.
+
+        A reset is reported once, to whoever sends or receives first. Only TCP tells, and only as
+        long as nobody has called `end_sending`.
+        """
+        try:
+            info = self._socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1)
+        except OSError:
+            return False
+        return info[0] == _TCP_CLOSE
 
     def abort(self) -> None:
         """End every wait on this connection, in whatever thread, at once."""

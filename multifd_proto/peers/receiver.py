@@ -20,6 +20,7 @@ from typing import Self
 
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import DeviceStateReceived
+from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.receiving import Receiving
 from multifd_proto.machine.verdict import Report
@@ -58,6 +59,8 @@ class Received:
     warnings: tuple[str, ...]
     report: Report | None
     """The verdict on the source, if it was judged."""
+    migration: Migration | None
+    """What the judge knows of the migration, for its report."""
 
 
 class Receiver:
@@ -146,6 +149,7 @@ class Receiver:
             seconds=seconds,
             warnings=tuple(reception.warnings),
             report=self._conclude(),
+            migration=self._checker.migration if self._checker else None,
         )
 
     def _conclude(self) -> Report | None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
 
 from multifd_proto.machine.events import DeviceStateReceived, PacketReceived
 
@@ -37,3 +38,10 @@ class ChannelStatistics:
         self.normal += packet.normal_pages
         self.zero += packet.zero_pages
         self.bytes += type(packet).size(len(packet.offset)) + head.payload
+
+
+def total(channels: Iterable[ChannelStatistics]) -> ChannelStatistics:
+    """Return the sums over channels; their `id` is None."""
+    parts = list(channels)
+    names = [field.name for field in fields(ChannelStatistics) if field.name != "id"]
+    return ChannelStatistics(**{name: sum(getattr(part, name) for part in parts) for name in names})
