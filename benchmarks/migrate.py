@@ -14,11 +14,14 @@ import os
 import re
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from multifd_proto.errors import PeerError
-from multifd_proto.peers.lab import Outcome, configure, guestless, outcome, qemu_of
+from multifd_proto.peers.lab import UUID, Outcome, configure, guestless, outcome, qemu_of
 from multifd_proto.peers.qemu import Qemu
 
 RELEASE = "10.0"
@@ -35,6 +38,7 @@ SHM = Path("/dev/shm")
 GIB = 1 << 30
 PAGE = 4096
 
+_MULTIFD = (sys.executable, "-c", "from multifd_proto.cli import main; main()")
 _PIECE = 16 << 20
 _TIMEOUT = 600.0
 
@@ -97,8 +101,84 @@ def qemu_to_qemu(case: Case) -> Measure:
         return Measure(time.perf_counter() - began, sent.seconds)
 
 
+def qemu_to_ours(case: Case, options: Sequence[str] = ()) -> Measure:
+    """Migrate from QEMU into `multifd receive`, a process of its own."""
+    command = [*_MULTIFD, "receive", "tcp:127.0.0.1:0", "--channels", str(case.channels)]
+    command += ["--uuid", UUID, "--dialect", RELEASE, "--save", str(case.folder), "--json"]
+    with case.qemu(case.source) as source, _run([*command, *options]) as receiver:
+        uri = _said(receiver).removeprefix("listening on ")
+        began = time.perf_counter()
+        source.migrate(uri)
+        sent = demand_success(source)
+        _demand_completed(receiver)
+        seconds = time.perf_counter() - began
+    (case.folder / "ram0.ram").rename(case.destination)
+    return Measure(seconds, sent.seconds)
+
+
+def ours_to_qemu(case: Case) -> Measure:
+    """Migrate from `multifd send`, a process of its own, into QEMU."""
+    with case.qemu(case.destination, incoming=True) as destination:
+        command = [*_MULTIFD, "send", destination.listen_uri("tcp:127.0.0.1:0")]
+        command += ["--channels", str(case.channels), "--uuid", UUID, "--dialect", RELEASE]
+        command += ["--ram", f"ram0={case.source}", "--json"]
+        with _run(command) as sender:
+            answer = _demand_completed(sender)
+            demand_success(destination)
+        return Measure(answer["seconds"])
+
+
+def qemu_to_qemu_by_proxy(case: Case, options: Sequence[str] = ()) -> Measure:
+    """Migrate from QEMU to QEMU through `multifd proxy`."""
+    with (
+        case.qemu(case.destination, incoming=True) as destination,
+        case.qemu(case.source) as source,
+    ):
+        target = destination.listen_uri("tcp:127.0.0.1:0")
+        command = [*_MULTIFD, "proxy", "tcp:127.0.0.1:0", target, "--json"]
+        with _run([*command, *options]) as proxy:
+            uri = _said(proxy).removeprefix("listening on ")
+            began = time.perf_counter()
+            source.migrate(uri)
+            sent = demand_success(source)
+            demand_success(destination)
+            seconds = time.perf_counter() - began
+            _demand_completed(proxy)
+        return Measure(seconds, sent.seconds)
+
+
+@contextmanager
+def _run(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def _said(process: subprocess.Popen[str]) -> str:
+    assert process.stderr
+    return process.stderr.readline().strip()
+
+
+def _demand_completed(process: subprocess.Popen[str]) -> dict[str, Any]:
+    assert process.stdout
+    assert process.stderr
+    answer: dict[str, Any] = json.loads(process.stdout.readline() or "{}")
+    if answer.get("status") != "completed":
+        why = answer.get("error") or process.stderr.read().strip()
+        raise PeerError(f"{' '.join(map(str, process.args))}: {why}")  # type: ignore[arg-type]
+    return answer
+
+
 LEGS: Mapping[str, Callable[[Case], Measure]] = {
     "QEMU -> QEMU": qemu_to_qemu,
+    "QEMU -> receive": qemu_to_ours,
+    "QEMU -> receive --check": partial(qemu_to_ours, options=("--check",)),
+    "send -> QEMU": ours_to_qemu,
+    "QEMU -> proxy -> QEMU": qemu_to_qemu_by_proxy,
+    "QEMU -> proxy --check -> QEMU": partial(qemu_to_qemu_by_proxy, options=("--check",)),
 }
 """What is measured, by name; the first is the baseline."""
 
@@ -118,17 +198,19 @@ def demand_success(qemu: Qemu) -> Outcome:
 # ---- running -----------------------------------------------------------------------------------
 
 
-def measure(case: Case, runs: int, progress: Console) -> dict[str, list[Measure]]:
-    """Run every leg `runs` times, after writing random memory."""
+def measure(
+    case: Case, names: Sequence[str], runs: int, progress: Console
+) -> dict[str, list[Measure]]:
+    """Run each of the legs `runs` times, after writing random memory."""
     free = shutil.disk_usage(case.folder).free
     if free < 2 * case.size:
         raise PeerError(f"{SHM} has {free} bytes free, must be {2 * case.size}")
     with case.source.open("wb") as file:
         for begin in range(0, case.size, _PIECE):
             file.write(os.urandom(min(_PIECE, case.size - begin)))
-    measured: dict[str, list[Measure]] = {name: [] for name in LEGS}
+    measured: dict[str, list[Measure]] = {name: [] for name in names}
     for run in range(runs):
-        for name in list(LEGS)[:: -1 if run % 2 else 1]:
+        for name in names[:: -1 if run % 2 else 1]:
             progress.print(f"run {run + 1} of {runs}: {name}", highlight=False)
             measured[name].append(LEGS[name](case))
             _demand_arrived(case, name)
@@ -198,13 +280,15 @@ def _bytes(text: str) -> int:
 )
 @click.option("--channels", type=click.IntRange(1, 255), default=4, show_default=True)
 @click.option("--runs", type=click.IntRange(1), default=3, show_default=True, help="Per leg.")
+@click.option("--leg", default="", metavar="TEXT", help="Only the legs with TEXT in their name.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="File for the figures.")
-def main(size: int, channels: int, runs: int, file: Path | None) -> None:
+def main(size: int, channels: int, runs: int, leg: str, file: Path | None) -> None:
     """Measure how fast memory migrates, against QEMU to QEMU."""
+    names = [name for index, name in enumerate(LEGS) if not index or leg in name]
     try:
         with tempfile.TemporaryDirectory(prefix="multifd-bench-", dir=SHM) as folder:
             case = Case(Path(folder), size, channels)
-            summary = summarize(measure(case, runs, Console(stderr=True)), size)
+            summary = summarize(measure(case, names, runs, Console(stderr=True)), size)
         if file:
             facts = {"size": size, "channels": channels, "cpus": os.cpu_count(), "qemu": RELEASE}
             file.write_text(json.dumps({**facts, "legs": summary}, indent=1) + "\n")
