@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +11,7 @@ import click
 
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.cli.progress import progress_bar
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.wire.dialect import Dialect, dialect_of
 from multifd_proto.wire.schema import PAGE_SIZES
@@ -21,20 +20,26 @@ NOTHING_DONE = 4
 """Exit status: the input held nothing to do it on."""
 
 
-class _DialectType(click.ParamType[Dialect]):
+class DialectType(click.ParamType[Dialect]):
+    """A QEMU release."""
+
     name = "RELEASE"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> Dialect:
+        """Find the release's dialect."""
         try:
             return value if isinstance(value, Dialect) else dialect_of(value)
         except ValueError as error:
             self.fail(str(error), param, ctx)
 
 
-class _PageSizeType(click.ParamType[int]):
+class PageSizeType(click.ParamType[int]):
+    """A target page size, such as 4096 or 4K."""
+
     name = "BYTES"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> int:
+        """Read a size, with K for 1024 bytes."""
         text = str(value).lower().removesuffix("b").removesuffix("i")
         number, unit = (text[:-1], 1024) if text.endswith("k") else (text, 1)
         if number.isdigit() and int(number) * unit in PAGE_SIZES:
@@ -43,10 +48,13 @@ class _PageSizeType(click.ParamType[int]):
         return self.fail(f"{value!r} is no target page size: one of {sizes}", param, ctx)
 
 
-class _UuidType(click.ParamType[bytes]):
+class UuidType(click.ParamType[bytes]):
+    """A UUID, as its 16 bytes."""
+
     name = "UUID"
 
     def convert(self, value: Any, param: Any, ctx: Any) -> bytes:
+        """Read a UUID in its text form."""
         try:
             return value if isinstance(value, bytes) else UUID(value).bytes
         except ValueError:
@@ -63,14 +71,14 @@ def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in (
         click.option(
             "--dialect",
-            type=_DialectType(),
+            type=DialectType(),
             help="Judge as this QEMU release does: 5.2, 7.2, 10.0, 'seed'. [inferred]",
         ),
-        click.option("--page-size", type=_PageSizeType(), help="Target page size. [inferred]"),
+        click.option("--page-size", type=PageSizeType(), help="Target page size. [inferred]"),
         click.option(
             "--channels", type=click.IntRange(1, 255), help="Configured multifd-channels."
         ),
-        click.option("--uuid", type=_UuidType(), help="UUID of the migrating machine."),
+        click.option("--uuid", type=UuidType(), help="UUID of the migrating machine."),
     ):
         command = option(command)
     return command
@@ -89,29 +97,8 @@ def parameters(options: dict[str, Any]) -> MigrationParameters:
 @contextmanager
 def reading(files: tuple[str, ...]) -> Iterator[CaptureReader]:
     """Open captures, with a bar on a terminal as soon as reading takes more than two seconds."""
-    if not sys.stderr.isatty():
-        yield CaptureReader(files)
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
-    from rich.progress import TransferSpeedColumn as Speed
-
-    bar = Progress(
-        BarColumn(), DownloadColumn(), Speed(), TimeRemainingColumn(),
-        console=Console(stderr=True), transient=True,
-    )  # fmt: skip
-    task = bar.add_task("reading", total=None)
-    begun = time.monotonic()
-
-    def progress(done: int, total: int | None) -> None:
-        if not bar.live.is_started and time.monotonic() - begun > 2:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
+    with progress_bar("reading") as progress:
         yield CaptureReader(files, progress=progress)
-    finally:
-        bar.stop()
 
 
 def warn(reader: CaptureReader, follower: Follower) -> None:

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
-from multifd_proto.cli.common import NOTHING_DONE, _DialectType
+from multifd_proto.cli.common import NOTHING_DONE, DialectType
 from multifd_proto.cli.mapped_ram_report import Outcome, print_json, print_text
+from multifd_proto.cli.progress import progress_bar
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.mapped_ram import violated
-from multifd_proto.peers.mapped_ram import BlockInfo, MappedRamFile, Progress, file_name
+from multifd_proto.peers.mapped_ram import BlockInfo, MappedRamFile
+from multifd_proto.wire.block_names import file_name
 from multifd_proto.wire.dialect import Dialect, dialect_of
 
 _SINCE = dialect_of("9.0")
@@ -53,7 +51,7 @@ def _since_9_0(_ctx: Any, _param: Any, dialect: Dialect) -> Dialect:
     help="Write a new FILE of RAM blocks, given as images of their memory, in this order.",
 )  # fmt: skip
 @click.option(
-    "--dialect", type=_DialectType(), default="10.0", show_default=True, callback=_since_9_0,
+    "--dialect", type=DialectType(), default="10.0", show_default=True, callback=_since_9_0,
     help="With --write: the QEMU release that could have written it.",
 )  # fmt: skip
 @click.option(
@@ -99,7 +97,7 @@ def command(
     with MappedRamFile(file, offset) as opened:
         outcome = Outcome(opened)
         for name, image in images:
-            with _progress("comparing") as progress:
+            with progress_bar("comparing") as progress:
                 block = _find(opened, name).block
                 outcome.compared.append((block, image, opened.compare(block, image, progress)))
         if folder:
@@ -119,7 +117,7 @@ def _write(file: Path, sources: tuple[_BlockImage, ...], offset: int, **options:
         raise click.UsageError("--write has a RAM block twice")
     if file.exists() and not options["force"]:
         raise click.UsageError(f"{file} exists: --force replaces it")
-    with _progress("writing") as progress:
+    with progress_bar("writing") as progress:
         write(
             file, images, template_for(options["dialect"]), writers=options["writers"],
             direct_io=options["direct_io"], offset=offset, overwrite=True, progress=progress,
@@ -142,39 +140,8 @@ def _extract(file: MappedRamFile, folder: Path, outcome: Outcome) -> None:
     for info in file.blocks:
         if not info.readable:
             continue
-        target, number = folder / f"{file_name(info.block.name)}.ram", 2
-        while target in outcome.extracted:
-            target = folder / f"{file_name(info.block.name)}~{number}.ram"
-            number += 1
-        with _progress(f"writing {target.name}") as progress:
+        taken = {target.name for target in outcome.extracted}
+        target = folder / file_name(info.block.name, taken)
+        with progress_bar(f"writing {target.name}") as progress:
             file.extract(info.block, target, progress)
         outcome.extracted[target] = info.block
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Progress | None]:
-    """Show a bar on a terminal, as soon as it takes more than two seconds."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-    from rich.progress import TransferSpeedColumn as Speed
-
-    bar = Bar(
-        TextColumn("{task.description}"), BarColumn(), DownloadColumn(), Speed(),
-        TimeRemainingColumn(), console=Console(stderr=True), transient=True,
-    )  # fmt: skip
-    task = bar.add_task(what, total=None)
-    begun = time.monotonic()
-
-    def progress(done: int, total: int) -> None:
-        if not bar.live.is_started and time.monotonic() - begun > 2:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield progress
-    finally:
-        bar.stop()

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from multifd_proto.cli.common import _DialectType, _PageSizeType, _UuidType
+from multifd_proto.cli.common import DialectType, PageSizeType, UuidType
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.address import Address, parse_address
 from multifd_proto.wire.dialect import DIALECTS
@@ -71,15 +71,15 @@ _SHARED = (
         help="Number of channels: `multifd-channels` of the other end.",
     ),
     click.option(
-        "--uuid", type=_UuidType(), default="00000000-0000-0000-0000-000000000000",
+        "--uuid", type=UuidType(), default="00000000-0000-0000-0000-000000000000",
         help="UUID of the machine: `-uuid` of the other end.  [default: all zero, as QEMU's]",
     ),
     click.option(
-        "--dialect", type=_DialectType(), default=DIALECTS[-1].name, show_default=True,
+        "--dialect", type=DialectType(), default=DIALECTS[-1].name, show_default=True,
         help="Behave as this QEMU release does: 5.2, 7.2, 10.0, 'seed'.",
     ),
     click.option(
-        "--page-size", type=_PageSizeType(), default="4096", show_default=True,
+        "--page-size", type=PageSizeType(), default="4096", show_default=True,
         help="Target page size: 4096 but for a few targets, whatever the guest uses.",
     ),
     click.option(

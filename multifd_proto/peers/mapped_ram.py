@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
 import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -250,12 +249,6 @@ class MappedRamFile:
         content = memoryview(self._content(block, begin, flags))
         for run in runs_to_write(flags):
             write_at(target, content[run.start * size : run.stop * size], begin + run.start * size)
-
-
-def file_name(block: bytes) -> str:
-    """Return a file name for a block, without `.ram`: its name is the file's, not to be trusted."""
-    safe = re.sub(r"[^\w.@+-]", "_", block.decode("latin-1"), flags=re.ASCII)[:200]
-    return safe.lstrip(".") or "_"
 
 
 def open_input(path: Path) -> tuple[int, int]:
