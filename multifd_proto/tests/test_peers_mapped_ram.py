@@ -383,7 +383,7 @@ def test_all_blocks_of_a_pc_are_extracted(qemu, tmp_path, version):
         for name, block in blocks.items():
             file.extract(block, tmp_path / file_name(name))
     assert (tmp_path / "pc.ram.ram").read_bytes()[3 * MIB :].startswith(b"in guest memory\0")
-    assert any((tmp_path / "pc.bios").read_bytes())
+    assert any((tmp_path / "pc.bios.ram").read_bytes())
 
 
 @pytest.mark.qemu
