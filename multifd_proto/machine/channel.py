@@ -131,6 +131,19 @@ class Channel:
         if length > allowed:
             self.receive_gap(length - allowed, time, "not kept")
 
+    def receive_packets(self, length: int) -> None:
+        """Take note of whole packets, none of them SYNC, that somebody else has read.
+
+        Args:
+            length: bytes of them, payload included.
+
+        Raises:
+            ValueError: the channel does not stand between two packets.
+        """
+        if self.state is not _S.AWAIT_HEADER or self._buffer:
+            raise ValueError(f"the channel stands in {self.state.value}, not between packets")
+        self.offset += length
+
     def receive_gap(self, length: int, time: int = 0, reason: str = "lost") -> None:
         """Take note that the next `length` bytes of the stream are missing."""
         self._settle_page_count(time, ended=True)

@@ -13,6 +13,7 @@ from functools import cached_property
 from multifd_proto.wire.dialect import FLAG_SYNC
 from multifd_proto.wire.payload import PayloadFault, PayloadMethod
 from multifd_proto.wire.schema import (
+    MULTIFD_PACKET_SIZE,
     MultiFDInit,
     MultiFDPacketDeviceState,
     MultiFDPacketHdr,
@@ -93,9 +94,23 @@ class PacketReceived(Event):
         """Offsets of the packet's pages in their block, in bytes: normal pages, then zero pages."""
         return self.packet.offset[: self.pages]
 
+    @property
+    def page_size(self) -> int:
+        """Target page size in bytes."""
+        return MULTIFD_PACKET_SIZE // len(self.packet.offset)
+
+    @cached_property
+    def run(self) -> range | None:
+        """`page_offsets` as a range, where each page is the one behind the page before it."""
+        offsets, size = self.page_offsets, self.page_size
+        run = range(offsets[0], offsets[0] + len(offsets) * size, size) if offsets else None
+        return run if run and run[-1] == offsets[-1] and tuple(run) == offsets else None
+
     @cached_property
     def distinct_offsets(self) -> tuple[int, ...]:
         """`page_offsets`, each once and in ascending order."""
+        if self.run:
+            return self.page_offsets
         # a set would lose the order, which is nearly always right and makes sorting cheap
         return tuple(sorted(dict.fromkeys(self.page_offsets)))
 

@@ -90,8 +90,11 @@ class Message:
 
     @classmethod
     @cache
-    def _struct(cls, page_count: int) -> struct.Struct:
-        """Return the layout as one `struct`, a tenth of construct's work on a packet."""
+    def compiled(cls, page_count: int = 0) -> struct.Struct:
+        """Return the layout as one `struct`, a tenth of construct's work on a packet.
+
+        Its values are the fields in their order, the items of `offset` as a value each.
+        """
         return struct.Struct(">" + "".join(_struct_code(row) for row in cls.rows(page_count)))
 
     @classmethod
@@ -118,7 +121,7 @@ class Message:
         count, rest = divmod(len(data) - cls.size(), cls.item_size or 1 << 62)
         if count < 0 or rest:
             raise ValueError(f"{cls.name} is {cls.size()} bytes, not {len(data)}")
-        values = cls._struct(count).unpack(data)
+        values = cls.compiled(count).unpack(data)
         if cls.item_size:
             head = len(values) - count
             values = (*values[:head], values[head:])
@@ -136,7 +139,7 @@ class Message:
         values = list(vars(self).values())
         items = values.pop() if self.item_size else ()
         try:
-            return self._struct(len(items)).pack(*values, *items)
+            return self.compiled(len(items)).pack(*values, *items)
         except struct.error as error:
             raise ValueError(f"a value does not fit {self.name}: {error}") from None
 
