@@ -9,6 +9,7 @@ import struct
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import ClassVar
 
 import zstandard
 
@@ -18,6 +19,9 @@ QATZIP_BUFFER = 64 * 1024
 
 class Encoder(ABC):
     """Encodes the payloads of one channel, packet by packet."""
+
+    pagewise: ClassVar[bool] = False
+    """Each page is encoded by itself. Where not, neighbouring pages can be handed over as one."""
 
     def encode(self, pages: Sequence[bytes | memoryview]) -> bytes:
         """Return the payload of a packet with these normal pages; none for no pages."""
@@ -62,6 +66,8 @@ class PagewiseEncoder(Encoder):
     Args:
         wbits: Form of a compressed page, as `zlib.compressobj` wants it.
     """
+
+    pagewise = True
 
     def __init__(self, wbits: int) -> None:
         self._wbits = wbits
