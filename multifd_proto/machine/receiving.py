@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from multifd_proto.machine.parameters import MigrationParameters, RamBlock
 from multifd_proto.machine.refusal import Refusals
 from multifd_proto.machine.rule import Fault
+from multifd_proto.machine.rules.main_stream import FAULTS
 from multifd_proto.machine.verdict import Violation
 from multifd_proto.wire.main_records import (
     COMMANDS,
     Command,
     Configuration,
+    FaultKind,
     MainFault,
     MainRecord,
-    SectionEnd,
+    SectionStart,
     StreamEnd,
 )
 from multifd_proto.wire.ram_records import RamEos, RamFlush, RamPage, RamSetup, RamZero
@@ -32,6 +34,7 @@ _REPLY = struct.Struct(">HH")
 _U32 = struct.Struct(">I")
 SHUT, PONG, SWITCHOVER_ACK = 1, 2, 7
 """Types of messages on the return path (QEMU: `MIG_RP_MSG_*` in migration/migration.h)."""
+_RAM = (0, 4)  # instance and version of the section
 _FOLLOWED = frozenset({1, 2, 3, 11})  # opening, PING, POSTCOPY_ADVISE and SWITCHOVER_START
 
 
@@ -55,9 +58,10 @@ class Receiving:
     """Channels whose stream is over."""
     passed: int = 0
     """Marks that the main stream has passed."""
+    meeting: bool = False
+    """The main stream has come to a mark that not all channels have arrived at."""
     modern: bool = False
     """Rounds are marked by FLUSH words: one was there before the first EOS."""
-    ram_ended: bool = False
     over: bool = False
     """The main stream has come to its orderly end: no channel is parked any more."""
     return_path: bool = False
@@ -106,6 +110,15 @@ class Receiving:
     def pass_mark(self) -> None:
         """Let the channels go on to the next round."""
         self.passed += 1
+        self.meeting = False
+
+    @property
+    def awaited(self) -> str:
+        """What the migration waits for, in words, while all connections are silent."""
+        if self.meeting:
+            missing = ", ".join(map(str, self.missing()))
+            return f"SYNC {self.passed + 1} of channel {missing} is awaited"
+        return f"the main stream stands still after {self.passed} marks"
 
     def take(self, record: MainRecord) -> bytes:
         """Take note of a record that was not refused; return what to answer."""
@@ -114,8 +127,6 @@ class Receiving:
                 self.machine = record.machine
             case RamSetup():
                 self.blocks = {b.name: RamBlock(b.name, b.used_length) for b in record.blocks}
-            case SectionEnd(ram=True):
-                self.ram_ended = True
             case StreamEnd():
                 self.over = True
             case Command():
@@ -132,9 +143,9 @@ class Receiving:
             return reply(PONG, command.data)
         return b""
 
-    def farewell(self, *, failed: bool = False) -> bytes:
+    def farewell(self) -> bytes:
         """Return the last message on the return path; nothing if it was not opened."""
-        return reply(SHUT, _U32.pack(failed)) if self.return_path else b""
+        return reply(SHUT, _U32.pack(0)) if self.return_path else b""
 
 
 def refuse_record(record: MainRecord, receiving: Receiving, page_size: int) -> Refusals:
@@ -145,22 +156,38 @@ def refuse_record(record: MainRecord, receiving: Receiving, page_size: int) -> R
         receiving: the state before it.
         page_size: target page size in bytes.
     """
+    dialect = receiving.parameters.dialect
     match record:
         case MainFault():
-            kind = "MAIN-1" if record.kind.name in ("MAGIC", "VERSION") else "MAIN-2"
-            seen = record.seen if isinstance(record.seen, bytes) else hex(record.seen)
-            yield kind, Fault(record.kind.value + ", which", str(seen), str(record.demanded))
+            yield _framing(record)
+        case SectionStart(idstr=b"ram") if (record.instance_id, record.version_id) != _RAM:
+            seen = f"of instance {record.instance_id}, version {record.version_id}"
+            yield "MAIN-4", Fault("section ram", seen, "of instance 0, version 4")
         case RamSetup() if receiving.blocks is not None:
             yield "MAIN-6", Fault("block list", "sent twice", "sent once")
         case RamSetup():
             yield from _refuse_list(record, receiving.parameters)
         case RamZero():
             yield from _refuse_zero(record, receiving.blocks or {}, page_size)
+        case RamFlush() if dialect and not dialect.flush_mark:
+            yield "MAIN-10", Fault("word of the ram section", "MULTIFD_FLUSH", "none before 8.1")
         case RamPage():
             yield "MAIN-8", Fault("page", "on the main stream", "on a channel")
         case Command() if record.cmd not in _FOLLOWED:
             name = COMMANDS.get(record.cmd, str(record.cmd))
             yield "MAIN-2", Fault("command", name, "one of a precopy migration")
+
+
+def _framing(record: MainFault) -> tuple[str, Fault]:
+    requirement = next(id_ for id_, kinds in FAULTS.items() if record.kind in kinds)
+    seen, demanded = record.seen, record.demanded
+    if record.kind is FaultKind.ENDED:
+        least = f"at least {demanded} bytes" if isinstance(demanded, int) else demanded
+        there = f"{seen!r} bytes after the start of a record"
+        return requirement, Fault("end of the stream", there, f"{least} after it")
+    there = f"{seen:#x}" if isinstance(seen, int) else repr(seen)
+    right = f"{demanded:#x}" if isinstance(demanded, int) else demanded
+    return requirement, Fault(f"{record.kind.value}, which", there, right)
 
 
 def _refuse_list(setup: RamSetup, parameters: MigrationParameters) -> Refusals:
@@ -174,6 +201,8 @@ def _refuse_list(setup: RamSetup, parameters: MigrationParameters) -> Refusals:
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         yield "MAIN-6", Fault(f"block {twice!r}", "listed twice", "listed once")
+    if not all(names):
+        yield "MAIN-6", Fault("name of a block", "empty", "at least 1 byte long")
     if any(block.in_file for block in setup.blocks):
         yield "MAIN-6", Fault("block list", "that of a mapped-ram file", "that of a stream")
 
@@ -186,6 +215,9 @@ def _refuse_zero(record: RamZero, blocks: dict[bytes, RamBlock], page_size: int)
     last = block.used_length - page_size
     if max(record.offsets) > last:
         yield "PKT-27", Fault("offset", f"{max(record.offsets):#x}", f"at most {last:#x}")
+    if any(map((page_size - 1).__and__, record.offsets)):
+        wrong = next(offset for offset in record.offsets if offset % page_size)
+        yield "PKT-31", Fault("offset", f"{wrong:#x}", f"a multiple of {page_size}")
     if record.fill:
         yield "MAIN-9", Fault("fill byte", f"{record.fill:#04x}", "0")
 

@@ -19,10 +19,10 @@ from multifd_proto.machine.events import (
 )
 from multifd_proto.machine.parameters import MigrationParameters, RamBlock
 from multifd_proto.machine.rule import Fault
+from multifd_proto.wire.dialect import FLAG_SYNC
 from multifd_proto.wire.payload import METHOD_MASK
 from multifd_proto.wire.schema import (
     MULTIFD_MAGIC,
-    MULTIFD_PACKET_SIZE,
     MULTIFD_VERSION,
     MultiFDInit,
     MultiFDPacketHdr,
@@ -68,6 +68,11 @@ def refuse_header(event: HeaderReceived) -> Refusals:
     yield from _start("PKT-24", "PKT-24", event.header)
 
 
+def block_name(event: PacketReceived) -> bytes:
+    """Return the name that a packet's block is looked up by: at most 255 bytes (PKT-26)."""
+    return event.ramblock[:255]
+
+
 def refuse_packet(
     event: PacketReceived,
     parameters: MigrationParameters,
@@ -106,13 +111,15 @@ def _refuse_pages(event: PacketReceived, blocks: Mapping[bytes, RamBlock] | None
         fault = Fault("first packet", f"one with {event.pages} pages", "a SYNC packet")
         yield "SYNC-1", fault
         return
-    block = blocks.get(event.packet.ramblock[:255].partition(b"\0")[0])
+    name = block_name(event)
+    block = blocks.get(name)
     if block is None:
         known = ", ".join(name.decode("latin-1") for name in blocks) or "none"
-        yield "PKT-26", Fault("ramblock", repr(event.ramblock)[1:], f"one of {known}")
+        yield "PKT-26", Fault("ramblock", repr(name)[1:], f"one of {known}")
         return
-    offsets = event.page_offsets
-    page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
+    run, page_size = event.run, event.page_size
+    # of a run, its ends tell all that is to be known
+    offsets = {run[0], run[-1]} if run else event.page_offsets
     last = block.used_length - page_size
     if last < 0:
         yield "PKT-28", Fault("block", f"{block.used_length} bytes long", f"at least {page_size}")
@@ -148,12 +155,16 @@ def refuse_device_state(event: DeviceStateReceived, parameters: MigrationParamet
     packet = event.packet
     if b"\0" not in packet.idstr or not event.idstr:
         yield "DEV-1", Fault("idstr", repr(event.idstr[:32])[1:], "a name that ends with NUL")
+    if packet.flags & FLAG_SYNC:
+        yield "DEV-2", Fault("flags word", f"{packet.flags:#x}", "without SYNC")
     if packet.next_packet_size == 0:
         yield "DEV-3", Fault("next_packet_size", "0", "at least 1")
     elif packet.next_packet_size > MAX_DEVICE_STATE:
         seen = str(packet.next_packet_size)
         yield "DEV-6", Fault("next_packet_size", seen, f"at most {MAX_DEVICE_STATE}")
-    if parameters.compression is not None and parameters.compression.flag:
+    if packet.flags & METHOD_MASK:
+        yield "DEV-4", Fault("flags word", f"{packet.flags:#x}", "without method bits")
+    elif parameters.compression is not None and parameters.compression.flag:
         yield "DEV-4", Fault("device state", f"sent with {parameters.compression.name}", "without")
 
 
@@ -161,3 +172,9 @@ def refuse_payload(event: PayloadReceived) -> Refusals:
     """Yield what is wrong with a payload that was decoded."""
     if event.fault:
         yield "PAY-15", Fault("payload", event.fault.seen, event.fault.demanded)
+
+
+def refuse_end(due: int) -> Refusals:
+    """Yield what is wrong with the end of a channel, `due` bytes before that of a message."""
+    if due:
+        yield "CHAN-11", Fault("end of the stream", f"{due} bytes early", "between two packets")

@@ -41,8 +41,8 @@ class Address:
                 return f"vsock:{self.cid}:{self.port}"
         return f"fd:{','.join(map(str, self.fds))}"
 
-    def resolve(self, *, passive: bool) -> tuple[socket.AddressFamily, Any]:
-        """Return the address family and the address as `socket` wants them.
+    def resolve(self, *, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
+        """Return the address family and the address as `socket` wants them, the best ones first.
 
         Args:
             passive: the address is to be listened on, so that an empty host means any.
@@ -54,20 +54,20 @@ class Address:
             case "tcp":
                 return self._resolve_tcp(passive)
             case "unix":
-                return socket.AF_UNIX, self.host
+                return [(socket.AF_UNIX, self.host)]
             case "vsock" if hasattr(socket, "AF_VSOCK"):
-                return socket.AF_VSOCK, (self.cid, self.port)
+                return [(socket.AF_VSOCK, (self.cid, self.port))]
         raise PeerError(f"{self}: this system has no {self.scheme} sockets")
 
-    def _resolve_tcp(self, passive: bool) -> tuple[socket.AddressFamily, Any]:
+    def _resolve_tcp(self, passive: bool) -> list[tuple[socket.AddressFamily, Any]]:
         flags = socket.AI_PASSIVE if passive else 0
         try:
             found = socket.getaddrinfo(
                 self.host or None, self.port, type=socket.SOCK_STREAM, flags=flags
             )
-        except OSError as error:
-            raise PeerError(f"{self}: {error.strerror}") from None
-        return found[0][0], found[0][4]
+        except (OSError, ValueError) as error:  # the latter for what is no host name at all
+            raise PeerError(f"{self}: {getattr(error, 'strerror', None) or error}") from None
+        return [(family, place) for family, _, _, _, place in found]
 
 
 def parse_address(uri: str) -> Address:
@@ -98,4 +98,4 @@ def parse_address(uri: str) -> Address:
 
 
 def _is_number(text: str, largest: int) -> bool:
-    return text.isascii() and text.isdigit() and int(text) <= largest
+    return len(text) <= 10 and text.isascii() and text.isdigit() and int(text) <= largest

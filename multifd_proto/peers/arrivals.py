@@ -1,8 +1,9 @@
 """The connections of a migration as they arrive: which is which, which are too many.
 
-Theory of operation. A connection counts from its accept on. Where the dialect peeks, the first
-four bytes say what it is, and one that keeps silent keeps nobody else out: so many may be pending.
-By order (old dialects, and TLS always), the first one is the main stream, and all others channels.
+Theory of operation. A connection counts as soon as it is known what it is: a channel, by its init
+message, or the main stream. Until then it is pending, and keeps nobody else out. Where the dialect
+peeks, the first four bytes say what it is, and a few more may be pending than are needed. By order
+(old dialects, and TLS always), the first one is the main stream, and all others are channels.
 Surplus connections are closed at once (CHAN-9). The migration has to be complete in `timeout`
 seconds from its first connection on, and says what came if it is not.
 """
@@ -12,22 +13,25 @@ from __future__ import annotations
 import socket
 import ssl
 import time
+from contextlib import suppress
 from threading import Event, Thread
 from typing import Protocol
 
 from multifd_proto.errors import PeerError
+from multifd_proto.machine.refusal import refuse_end
 from multifd_proto.machine.rule import Fault
 from multifd_proto.peers.connection import Connection, PeerClosedError, PeerTimeoutError
 from multifd_proto.peers.endpoint import Listener
 from multifd_proto.peers.reception import Reception
-from multifd_proto.peers.tls import wrap
+from multifd_proto.peers.tls import begin, shake_hands
 from multifd_proto.wire.main_records import STREAM_MAGIC
-from multifd_proto.wire.schema import MULTIFD_MAGIC
+from multifd_proto.wire.schema import MULTIFD_MAGIC, MultiFDInit
 
-_TICK = 0.05
+_TICK = 0.02
 _PENDING = 16  # connections more than needed that may be open before their first bytes came
-_STRAYS = 8  # that are told of one by one
+_TOLD = 8  # connections that are told of one by one
 _MAGIC = MULTIFD_MAGIC.to_bytes(4, "big")
+_INIT = MultiFDInit.size()
 
 
 class Serve(Protocol):
@@ -55,8 +59,7 @@ class Arrivals:
             serve: receives a connection, once it is known what it is.
             context: makes every connection TLS.
         """
-        self.accepted = 0
-        """Connections that were not surplus."""
+        self._accepted = 0
         self.over = Event()
         """The main stream has been received to its end."""
         parameters = reception.state.parameters
@@ -68,19 +71,21 @@ class Arrivals:
         self._threads: list[Thread] = []
         self._has_main = False
         self._channels = self._pending = self._surplus = 0
-        self._strays: list[str] = []
+        self._unknown: dict[int, str] = {}  # what came of connections that prove nothing
+        self._begun: float | None = None
+        self._ended: float | None = None
 
     def run(self) -> float:
         """Serve until the migration is over or has failed; return the seconds since its start."""
-        begun: float | None = None
         try:
-            while not self._finished(begun):
+            while not self._finished():
                 sock = self._listener.accept(_TICK)
                 if sock:
-                    begun = begun or time.monotonic()
+                    self._begun = self._begun or time.monotonic()
                     self._accept(sock)
-                elif not self._has_main and not self._channels and not self._pending:
-                    begun = None  # whoever came has gone
+                elif not (self._has_main or self._channels or self._pending or self._late):
+                    self._begun = None  # whoever came has gone
+                    self._unknown.clear()
         except BaseException:
             self._reception.fail(PeerError("interrupted"))
             raise
@@ -90,30 +95,50 @@ class Arrivals:
             for thread in self._threads:
                 thread.join()
         if self._surplus:
-            self._reception.warn(f"{self._surplus} surplus connections were closed")
-        return time.monotonic() - begun if begun else 0.0
+            self._reception.warn(f"surplus connections that were closed: {self._surplus}")
+        return time.monotonic() - self._begun if self._begun else 0.0
 
-    def _finished(self, begun: float | None) -> bool:
+    @property
+    def _late(self) -> bool:
+        return self._begun is not None and time.monotonic() - self._begun > self._reception.timeout
+
+    @property
+    def _complete(self) -> bool:
+        return self._has_main and self._reception.state.complete
+
+    def _finished(self) -> bool:
         reception = self._reception
         if reception.failure:
             return True
         if self.over.is_set():
-            busy = any(thread.is_alive() for thread in self._threads)
-            return not busy or self._pending == sum(t.is_alive() for t in self._threads)
-        late = begun is not None and time.monotonic() - begun > reception.timeout
-        if late and not (self._has_main and reception.state.complete):
-            reception.fail(
-                PeerError(f"set-up is incomplete after {reception.timeout:g} s: {self._came}")
-            )
+            return self._wound_up()
+        if self._late and not self._complete:
+            message = f"set-up is incomplete after {reception.timeout:g} s: {self._came}"
+            reception.fail(PeerError(message))
             return True
         return False
+
+    def _wound_up(self) -> bool:
+        """Tell whether the source has closed its connections, or will not."""
+        if sum(thread.is_alive() for thread in self._threads) <= self._pending:
+            return True
+        self._ended = self._ended or time.monotonic()
+        if time.monotonic() - self._ended < self._reception.timeout:
+            return False
+        inside = self._reception.inside()
+        if inside:
+            self._reception.fail(PeerError(inside))
+        else:
+            self._reception.warn("the source did not close its connections")
+        return True
 
     @property
     def _came(self) -> str:
         state = self._reception.state
         main = "the main stream" if self._has_main else "no main stream"
         came = f"{main} and {len(state.arrived)} of {state.channels} channels came"
-        return "; ".join((came, *self._strays))
+        with self._reception.lock:
+            return "; ".join((came, *(text for _, text in sorted(self._unknown.items())[:_TOLD])))
 
     # ---- one connection ------------------------------------------------------------------------
 
@@ -124,80 +149,124 @@ class Arrivals:
             self._surplus += 1
             sock.close()
             return
-        name = f"connection {self.accepted}{_origin(sock)}"
-        self._pending += 1
-        thread = Thread(target=self._greet, args=(sock, self.accepted, name), name=name)
+        name, opened = f"connection {self._accepted}{_origin(sock)}", time.time_ns()
+        with self._reception.lock:
+            self._pending += 1
+            came = "is in its TLS handshake" if self._context else "sent nothing"
+            self._unknown[self._accepted] = f"{name} {came}"
+        self._reception.progress()
+        thread = Thread(target=self._run, args=(sock, self._accepted, name, opened))
         self._threads = [t for t in self._threads if t.is_alive()]
         self._threads.append(thread)
-        self.accepted += 1
+        self._accepted += 1
         thread.start()
 
-    def _greet(self, sock: socket.socket, stream: int, name: str) -> None:
-        """Find out what a connection is, receive it, and close it, whatever happens."""
+    def _run(self, sock: socket.socket, stream: int, name: str, opened: int) -> None:
+        """Receive a connection, and close it, whatever happens."""
         reception = self._reception
         try:
-            if self._context:
-                sock = wrap(sock, self._context, name, reception.timeout)
-            connection = Connection(sock, name, reception.timeout)
-            reception.add(connection)
-        except (PeerError, OSError) as error:
-            self._settle()
-            reception.fail(PeerError(str(error)))
-            return
-        try:
-            first = self._identify(connection, stream)
-            if first is not None:
-                main = stream == 0 if not self._peeks else first == STREAM_MAGIC
-                self._serve(connection, stream, first, main=main)
+            self._greet(sock, stream, name, opened)
         except PeerError as error:
             reception.fail(error)
+        except OSError as error:  # all that is about the connection itself is a PeerError
+            place = error.filename or name
+            reception.fail(PeerError(f"{place}: {error.strerror}"))
+        except BaseException:
+            reception.fail(PeerError(f"{name}: its thread has failed"))
+            raise
+
+    def _greet(self, sock: socket.socket, stream: int, name: str, opened: int) -> None:
+        """Find out what a connection is, and receive it."""
+        connection, first = None, None
+        try:
+            try:
+                connection = self._open(sock, name)
+                connection.opened = opened
+                first = self._identify(connection, stream)
+            except PeerError:
+                if not self._complete:
+                    raise
+                # when all are there, whoever else has come is no part of the migration
+            finally:
+                main = first is not None and self._is_main(first, stream)
+                self._settle(stream, None if first is None else main)
+            if connection and first is not None:
+                self._serve(connection, stream, first, main=main)
         finally:
-            connection.close()
+            if connection:
+                connection.close()
+
+    def _open(self, sock: socket.socket, name: str) -> Connection:
+        """Take in a connection, in TLS by a handshake."""
+        timeout = self._reception.timeout
+        if self._context is None:
+            connection = Connection(sock, name, timeout)
+            self._reception.add(connection)
+            return connection
+        secure = begin(sock, self._context, name)
+        connection = Connection(secure, name, timeout)
+        self._reception.add(connection)  # so that it can be interrupted
+        shake_hands(secure, name, 2 * timeout)  # that it takes too long, `_finished` says before
+        return connection
+
+    def _is_main(self, first: bytes, stream: int) -> bool:
+        return first == STREAM_MAGIC if self._peeks else stream == 0
 
     def _identify(self, connection: Connection, stream: int) -> bytes | None:
-        """Return the bytes that tell what a connection is; None if it is nothing."""
-        if not self._peeks:
-            self._settle(main=stream == 0, channel=stream > 0)
-            return b""
-        view = memoryview(bytearray(4))
-        length = 0
-        try:
-            while length < 4:
-                taken = connection.receive_into(view[length:], whole=True)
-                if not taken:
-                    break
-                length += taken
-        except (PeerTimeoutError, PeerClosedError):
-            pass
-        head = bytes(view[:length])
-        if length < 4:
-            self._settle()
-            if length:
-                self._stray(f"{connection.name} sent {length} of its first 4 bytes")
-            return None
-        main = head == STREAM_MAGIC
-        if not main and head != _MAGIC:
-            self._settle()
-            fault = Fault("first bytes", head.hex(" "), f"{STREAM_MAGIC!r} or {_MAGIC.hex(' ')}")
-            self._reception.refuse(iter([("CHAN-6", fault)]), stream, None, 0)
-        if main and self._has_main:
-            self._settle()
-            fault = Fault("connection", "a second main stream", "a multifd channel")
-            self._reception.refuse(iter([("CHAN-4", fault)]), stream, None, 0)
-        self._settle(main=main, channel=not main)
-        return head
+        """Return a connection's first bytes, of a channel its init; None if it is nothing."""
+        first = b""
+        if self._peeks:
+            with suppress(PeerClosedError):
+                first = self._read(connection, stream, b"", len(_MAGIC))
+            if len(first) < len(_MAGIC):
+                return None
+            if first not in (STREAM_MAGIC, _MAGIC):
+                demanded = f"{STREAM_MAGIC.hex(' ')} or {_MAGIC.hex(' ')}"
+                fault = Fault("start of a connection", first.hex(" "), demanded)
+                self._reception.refuse(iter([("CHAN-6", fault)]), stream, None, 0)
+        if self._is_main(first, stream):
+            return first
+        init = self._read(connection, stream, first, _INIT)
+        return init if len(init) == _INIT else None
 
-    def _settle(self, *, main: bool = False, channel: bool = False) -> None:
-        """A connection is no longer pending."""
+    def _read(self, connection: Connection, stream: int, first: bytes, size: int) -> bytes:
+        """Read the first `size` bytes of a connection; fewer if they do not come in time.
+
+        Raises:
+            PeerError: it ends inside an init message.
+        """
+        reception = self._reception
+        deadline = time.monotonic() + reception.timeout
+        while len(first) < size and time.monotonic() < deadline:
+            view = memoryview(bytearray(size - len(first)))
+            try:
+                length = connection.receive_into(view)
+            except PeerTimeoutError:
+                break
+            if not length:
+                if size == _INIT:
+                    reception.check()
+                    refusals = refuse_end(size - len(first))
+                    reception.refuse(refusals, stream, None, len(first))
+                break
+            first += view[:length]
+            with reception.lock:
+                came = f"{connection.name} sent {len(first)} of its first {size} bytes"
+                self._unknown[stream] = came
+        return first
+
+    def _settle(self, stream: int, main: bool | None) -> None:
+        """A connection is no longer pending: it is the main stream, a channel, or nothing."""
         with self._reception.lock:
             self._pending -= 1
-            self._has_main |= main
-            self._channels += channel
-
-    def _stray(self, text: str) -> None:
-        with self._reception.lock:
-            if len(self._strays) < _STRAYS:
-                self._strays.append(text)
+            second = main and self._has_main
+            self._has_main |= bool(main)
+            self._channels += main is False
+            if main is not None or len(self._unknown) > 2 * _TOLD:
+                del self._unknown[stream]
+        if second:
+            fault = Fault("connection", "a second main stream", "a multifd channel")
+            self._reception.refuse(iter([("CHAN-4", fault)]), stream, None, 0)
 
 
 def _origin(sock: socket.socket) -> str:

@@ -1,18 +1,24 @@
 """One connection of a migration: bytes in, bytes out, every wait bounded.
 
-The sockets block, with the kernel's own time limits (`SO_RCVTIMEO`, `SO_SNDTIMEO`): a wait costs
-no further system call, and `MSG_WAITALL` fills a whole packet's pages by one. Another thread ends
-a wait by `abort`.
+Plain sockets block, with the kernel's own time limits (`SO_RCVTIMEO`, `SO_SNDTIMEO`): a wait costs
+no further system call, and `MSG_WAITALL` fills a whole packet's pages by one. Sockets in TLS do not
+block: the library would not see these limits, and must not read and write at the same time, so
+that each step is taken under a lock and each wait is a `poll` outside of it. Another thread ends a
+wait by `abort`.
 """
 
 from __future__ import annotations
 
+import select
 import socket
 import ssl
 import struct
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from threading import Lock
+from typing import TypeVar
 
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.tls import tls_reason
@@ -23,6 +29,7 @@ IOV_MAX = 1024
 """Pieces that one system call takes (Linux: `UIO_MAXIOV`)."""
 
 Buffer = bytes | bytearray | memoryview
+_T = TypeVar("_T")
 
 
 class PeerTimeoutError(PeerError):
@@ -52,9 +59,12 @@ class Connection:
         """`abort` was called: whatever a wait returns after that means nothing."""
         self.ragged = False
         """Inside TLS: the stream has ended without close_notify."""
+        self.opened = time.time_ns()
+        """When it was opened or accepted, in nanoseconds since the epoch."""
         self._socket = sock
-        self._closing = Lock()
-        sock.settimeout(None)
+        self._tls = isinstance(sock, ssl.SSLSocket)
+        self._step, self._closing = Lock(), Lock()
+        sock.settimeout(0 if self._tls else None)
         self.set_timeout(timeout)
         with suppress(OSError):  # only TCP has it
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -62,7 +72,7 @@ class Connection:
     @property
     def tls(self) -> bool:
         """The connection is encrypted."""
-        return isinstance(self._socket, ssl.SSLSocket)
+        return self._tls
 
     @property
     def socket(self) -> socket.socket:
@@ -88,28 +98,34 @@ class Connection:
 
         Args:
             view: where the bytes go.
-            whole: return only when `view` is full, the stream ends or time is up.
+            whole: wait until `view` is full, the stream ends or time is up.
 
         Raises:
             PeerTimeoutError: no byte came in time.
             PeerClosedError: the connection was reset, or TLS failed.
         """
-        done = 0
+        try:
+            if self._tls:
+                return self._receive_tls(view, whole=whole)
+            return self._socket.recv_into(view, 0, socket.MSG_WAITALL if whole else 0)
+        except BlockingIOError:
+            raise self._silent("sent") from None
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def _receive_tls(self, view: memoryview, *, whole: bool) -> int:
+        done, deadline = 0, time.monotonic() + self.timeout
         while done < len(view):
-            flags = socket.MSG_WAITALL if whole and not self.tls else 0
+            room = view[done:]
             try:
-                taken = self._socket.recv_into(view[done:], 0, flags)
-            except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-                if done:
-                    break
-                raise self._silent("sent") from None
+                taken = self._take_step(partial(self._socket.recv_into, room), deadline)
             except ssl.SSLEOFError:
                 self.ragged = True
                 break
-            except ssl.SSLError as error:
-                raise PeerClosedError(f"{self.name}: TLS: {tls_reason(error)}") from None
-            except OSError as error:
-                raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+            except BlockingIOError:
+                if done:
+                    break
+                raise
             done += taken
             if not taken or not whole:
                 break
@@ -125,14 +141,14 @@ class Connection:
             PeerTimeoutError: no byte came in time.
             PeerClosedError: the connection was reset, or TLS failed.
         """
-        if self.tls:
+        if self._tls:
             return self.receive_into(views[0], whole=True)
         try:
             return self._socket.recvmsg_into(views[:IOV_MAX], 0, socket.MSG_WAITALL)[0]
         except BlockingIOError:
             raise self._silent("sent") from None
         except OSError as error:
-            raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+            raise self._broken(error) from None
 
     # ---- sending -------------------------------------------------------------------------------
 
@@ -143,31 +159,46 @@ class Connection:
             PeerTimeoutError: the other end took no byte in time.
             PeerClosedError: the connection is broken.
         """
-        if self.tls:
-            for part in parts:
-                self._send_tls(memoryview(part))
-            return
-        rest = [memoryview(part) for part in parts if len(part)]
-        while rest:
-            rest = after(rest, self._send_some(rest[:IOV_MAX], 0))
-
-    def _send_some(self, parts: Sequence[Buffer], flags: int) -> int:
         try:
-            return self._socket.sendmsg(parts, [], flags | socket.MSG_NOSIGNAL)
+            if self._tls:
+                for part in parts:
+                    self._send_tls(memoryview(part))
+                return
+            rest = [memoryview(part) for part in parts if len(part)]
+            while rest:
+                rest = after(rest, self._send_some(rest[:IOV_MAX], 0))
         except BlockingIOError:
             raise self._silent("took") from None
         except OSError as error:
-            raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+            raise self._broken(error) from None
+
+    def _send_some(self, parts: Sequence[Buffer], flags: int) -> int:
+        return self._socket.sendmsg(parts, [], flags | socket.MSG_NOSIGNAL)
 
     def _send_tls(self, view: memoryview) -> None:
-        try:
-            self._socket.sendall(view)
-        except (BlockingIOError, ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise self._silent("took") from None
-        except ssl.SSLError as error:
-            raise PeerClosedError(f"{self.name}: TLS: {tls_reason(error)}") from None
-        except OSError as error:
-            raise PeerClosedError(f"{self.name}: {error.strerror}") from None
+        while len(view):
+            deadline = time.monotonic() + self.timeout
+            view = view[self._take_step(partial(self._socket.send, view), deadline) :]
+
+    def _take_step(self, step: Callable[[], _T], deadline: float) -> _T:
+        """Let TLS read or write something.
+
+        Raises:
+            BlockingIOError: it could not until the deadline.
+            OSError: TLS or the connection failed.
+        """
+        while True:
+            try:
+                with self._step:
+                    return step()
+            except ssl.SSLWantReadError:
+                events = select.POLLIN
+            except ssl.SSLWantWriteError:
+                events = select.POLLOUT
+            poll = select.poll()
+            poll.register(self._socket, events)
+            if not poll.poll(max(deadline - time.monotonic(), 0) * 1000):
+                raise BlockingIOError
 
     # ---- ending --------------------------------------------------------------------------------
 
@@ -177,34 +208,29 @@ class Connection:
         Args:
             notify: inside TLS, by a close_notify before the end of the stream.
         """
-        if self.tls:
-            self._drop_unread()
+        if self._tls:
+            # to close with something unread, such as tickets, resets and loses what was sent
+            with suppress(OSError, ValueError), self._step:
+                while self._socket.recv(4096):
+                    pass
             if notify:
-                self._say_goodbye()
-        self.stop_sending()
-
-    def _drop_unread(self) -> None:
-        # such as session tickets: to close with something unread resets, and loses what was sent
-        with suppress(OSError, ValueError):
-            self._socket.settimeout(0)
-            while self._socket.recv(4096):
-                pass
-
-    def _say_goodbye(self) -> None:
-        # without a time limit of zero, unwrap would also wait for the other end's close_notify
-        with suppress(OSError, ValueError):
-            self._socket.settimeout(0)
-            self._socket.unwrap()  # type: ignore[attr-defined]  # only called with TLS
+                # it would then wait for the other end's own, if the socket were to block
+                with suppress(OSError, ValueError), self._step:
+                    self._socket.unwrap()  # type: ignore[attr-defined]  # it is one of TLS
+        self._shut_down(socket.SHUT_WR)
 
     def stop_receiving(self) -> None:
         """End every wait for bytes to come, without a word to the other end of a TCP connection."""
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RD)
+        self._shut_down(socket.SHUT_RD)
 
     def stop_sending(self) -> None:
         """End every wait to send; what comes can still be received."""
+        self._shut_down(socket.SHUT_WR)
+
+    def _shut_down(self, how: int) -> None:
         with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_WR)
+            # that of SSLSocket would go on in plain text, in the direction that is still open
+            socket.socket.shutdown(self._socket, how)
 
     def was_reset(self) -> bool:
         """Tell whether the other end has reset the connection, though a wait saw but its end.
@@ -221,8 +247,7 @@ class Connection:
     def abort(self) -> None:
         """End every wait on this connection, in whatever thread, at once."""
         self.aborted = True
-        with suppress(OSError):
-            self._socket.shutdown(socket.SHUT_RDWR)
+        self._shut_down(socket.SHUT_RDWR)
 
     def close(self) -> None:
         """Let go of the socket; may be called more than once."""
@@ -238,6 +263,10 @@ class Connection:
 
     def _silent(self, did: str) -> PeerTimeoutError:
         return PeerTimeoutError(f"{self.name}: the peer {did} no byte for {self.timeout:g} s")
+
+    def _broken(self, error: OSError) -> PeerClosedError:
+        tls = "TLS: " if isinstance(error, ssl.SSLError) else ""
+        return PeerClosedError(f"{self.name}: {tls}{tls_reason(error)}")
 
 
 def after(parts: Sequence[Buffer], done: int) -> list[memoryview]:

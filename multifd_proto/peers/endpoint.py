@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import socket
 import time
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.address import Address
@@ -50,8 +50,10 @@ class Listener:
         poll = select.poll()  # select() refuses descriptors above 1023
         poll.register(self._listener, select.POLLIN)
         if poll.poll(timeout * 1000):
-            with suppress(OSError):  # it was gone before it was accepted
+            try:
                 return self._listener.accept()[0]
+            except OSError:  # it was gone before it was accepted, or there are no descriptors left
+                time.sleep(min(timeout, _RETRY))
         return None
 
     def fileno(self) -> int:
@@ -79,17 +81,18 @@ class Listener:
         self.close()
 
     def _listen(self, address: Address, backlog: int) -> Address:
-        family, place = address.resolve(passive=True)
-        if family == socket.AF_UNIX:
-            _remove_stale(Path(address.host))
-        self._listener = listener = socket.socket(family, socket.SOCK_STREAM)
+        family, place = address.resolve(passive=True)[0]
         try:
+            if family == socket.AF_UNIX:
+                _remove_stale(Path(address.host))
+            self._listener = listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setblocking(False)  # a connection may be gone before it is accepted
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind(place)
             listener.listen(backlog)
         except OSError as error:
-            listener.close()
-            raise PeerError(f"{address}: {error.strerror}") from None
+            self.close()
+            raise PeerError(f"{address}: {error.strerror or error}") from None
         if family == socket.AF_UNIX:
             self._path = Path(address.host)
             return address
@@ -99,17 +102,22 @@ class Listener:
         return Address("tcp", name[0], name[1])
 
     def _adopt(self, address: Address) -> None:
-        sockets = [_adopt(fd, address) for fd in address.fds]
-        accepting = [
-            bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)) for sock in sockets
-        ]
-        if accepting == [True]:
-            self._listener = sockets[0]
-            return
-        self._ready = sockets
-        if any(accepting):
+        try:
+            for fd in address.fds:
+                self._ready.append(_adopt(fd, address))
+            accepting = [
+                sock.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN) for sock in self._ready
+            ]
+            if any(accepting) and len(accepting) > 1:
+                raise PeerError(
+                    f"{address}: is one socket that listens, or several that are connected"
+                )
+        except PeerError:
             self.close()
-            raise PeerError(f"{address}: is one socket that listens, or several that are connected")
+            raise
+        if any(accepting):
+            self._listener = self._ready.pop()
+            self._listener.setblocking(False)
 
 
 def _remove_stale(path: Path) -> None:
@@ -117,14 +125,20 @@ def _remove_stale(path: Path) -> None:
     if not path.is_socket():
         return
     with socket.socket(socket.AF_UNIX) as probe:
-        if probe.connect_ex(str(path)):
+        probe.setblocking(False)
+        if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
             path.unlink(missing_ok=True)
 
 
 def _adopt(fd: int, address: Address) -> socket.socket:
     try:
-        return socket.socket(fileno=os.dup(fd))
+        own = os.dup(fd)
     except OSError as error:
+        raise PeerError(f"{address}: descriptor {fd}: {error.strerror}") from None
+    try:
+        return socket.socket(fileno=own)
+    except OSError as error:
+        os.close(own)
         raise PeerError(f"{address}: descriptor {fd}: {error.strerror}") from None
 
 
@@ -144,20 +158,29 @@ def dial(address: Address, index: int, timeout: float) -> socket.socket:
         if index >= len(address.fds):
             raise PeerError(f"{address}: has {len(address.fds)} descriptors, wanted is {index + 1}")
         return _adopt(address.fds[index], address)
-    family, place = address.resolve(passive=False)
     deadline = time.monotonic() + timeout
+    reason: object = ""
+    for family, place in address.resolve(passive=False):
+        try:
+            return _connect(family, place, deadline)
+        except OSError as error:
+            reason = error.strerror or error
+    raise PeerError(f"{address}: {reason}")
+
+
+def _connect(family: socket.AddressFamily, place: Any, deadline: float) -> socket.socket:
     while True:
         sock = socket.socket(family, socket.SOCK_STREAM)
         try:
             sock.settimeout(max(deadline - time.monotonic(), 0.001))
             sock.connect(place)
-        except BlockingIOError as error:  # the backlog of a unix socket is full
+        except BlockingIOError:  # the backlog of a unix socket is full
             sock.close()
             if time.monotonic() + _RETRY > deadline:
-                raise PeerError(f"{address}: {error.strerror}") from None
+                raise
             time.sleep(_RETRY)
-        except OSError as error:
+        except BaseException:
             sock.close()
-            raise PeerError(f"{address}: {error.strerror or 'timed out'}") from None
+            raise
         else:
             return sock

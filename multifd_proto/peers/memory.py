@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -29,8 +30,9 @@ class Block:
         """
         self.name, self.length, self.path = name, length, path
         self._page_size = page_size
-        # whether a page has come: what never came is zero, and clearing it would allocate it
-        self._came = bytearray(-(-length // page_size))
+        # whether a page has come: what never came is zero, and clearing it would allocate it;
+        # a mapping, as the kernel gives out of it only what is written to
+        self._came = mmap.mmap(-1, max(length // page_size, 1))
         self._map: mmap.mmap | None = None
         if length:
             self._map = _map(length, path)
@@ -42,7 +44,7 @@ class Block:
         """Return the memory of pages in their order, neighbours as one piece.
 
         Args:
-            offsets: of pages within the block, in bytes.
+            offsets: of pages within the block, in bytes; a `range` says that they are neighbours.
         """
         page, view, pieces = self._page_size, self.view, []
         for start, end in _runs(offsets, page):
@@ -60,10 +62,11 @@ class Block:
 
     def close(self) -> None:
         """Let go of the memory; a file keeps it."""
-        self.view.release()
-        if self._map:
-            # a piece that a thread still holds keeps the mapping, not us
-            with suppress(BufferError):
+        self._came.close()
+        # somebody who still holds a piece of the memory keeps the mapping, not us
+        with suppress(BufferError):
+            self.view.release()
+            if self._map:
                 self._map.close()
 
 
@@ -85,11 +88,10 @@ def _runs(offsets: Sequence[int], page_size: int) -> Iterator[tuple[int, int]]:
     """Yield where runs of consecutive pages start and end."""
     if not offsets:
         return
-    first = offsets[0]
-    if tuple(offsets) == tuple(range(first, first + len(offsets) * page_size, page_size)):
-        yield first, first + len(offsets) * page_size
+    if isinstance(offsets, range):
+        yield offsets.start, offsets.stop
         return
-    start = end = first
+    start = end = offsets[0]
     for offset in offsets:
         if offset != end:
             yield start, end
@@ -126,6 +128,9 @@ class GuestMemory:
             raise PeerError(f"the source has {len(lengths)} RAM blocks, at most {MAX_BLOCKS} go")
         if total > self._limit:
             raise PeerError(f"the source has {total} bytes of RAM, at most {self._limit} go")
+        if self._save and total > (free := shutil.disk_usage(self._save).free):
+            # a file system that is full would kill the process at a write to the mapping
+            raise PeerError(f"{self._save}: has room for {free} bytes, the source has {total}")
         for name, length in lengths.items():
             path = self._path(name) if self._save else None
             try:

@@ -3,6 +3,8 @@
 The machine never asks for a byte of the message after the one it stands in, so each read is the
 rest of a head, into a small buffer, or of a payload. Uncompressed pages go from the socket into
 guest memory, and the machine is only told how many bytes went by.
+
+A payload may take as long as it likes, as long as bytes of it come; a head may not.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ from multifd_proto.machine.events import (
 )
 from multifd_proto.machine.refusal import (
     Refusals,
+    block_name,
     refuse_device_state,
+    refuse_end,
     refuse_header,
     refuse_init,
     refuse_packet,
@@ -38,12 +42,14 @@ from multifd_proto.peers.connection import (
     PeerTimeoutError,
     after,
 )
+from multifd_proto.peers.memory import Block
 from multifd_proto.peers.reception import Reception
 from multifd_proto.peers.statistics import ChannelStatistics
 from multifd_proto.wire.schema import MultiFDPacketHdr
 
 _BUFFER = 128 << 10
 _HEADER = MultiFDPacketHdr.size()
+_READS = 2  # without a byte, in the time that silence may last
 
 
 class ChannelReader:
@@ -66,7 +72,9 @@ class ChannelReader:
         """
         parameters = reception.state.parameters
         self.statistics = ChannelStatistics()
-        self._reception, self._connection, self._stream = reception, connection, stream
+        self.stream = stream
+        """Number of the connection."""
+        self._reception, self._connection = reception, connection
         self._parameters = parameters
         method = parameters.compression
         # uncompressed pages never come through here: the machine only counts their bytes
@@ -77,13 +85,21 @@ class ChannelReader:
             sink=_MemorySink(self) if decode else None,
         )
         self._direct = not decode
-        self._peer = reception.add_channel(stream)
+        self._peer = reception.add_channel(stream, connection.opened)
         self._id: int | None = None
+        self._head = 0  # where the packet that has begun starts
+        self._block: Block | None = None
         self._pieces: list[memoryview] = []
+        self._next: list[memoryview] = []
+        self._over = False
         self._name_device_state = device_state
         self._device_state: Path | None = None
         self._buffer = memoryview(bytearray(_BUFFER))
         self._begun = 0.0
+        self._silences = 0
+        self.unsynced = False
+        """Pages have come since the last SYNC."""
+        reception.unfinished.append(self._inside)
 
     # ---- reading ---------------------------------------------------------------------------------
 
@@ -91,18 +107,21 @@ class ChannelReader:
         """Receive the channel to its end.
 
         Args:
-            first: bytes of it that have been read already.
+            first: bytes of it that have been read already, the init message if any.
 
         Raises:
             PeerError: the source did what a receiver refuses, or went away, or was silent.
         """
+        # a read that waits for all of a payload says what came of it when its time is up: that has
+        # to be well before it would count as silence
+        self._connection.set_timeout(self._reception.timeout / _READS)
         self._machine.receive_data(first)
+        self._drain()
         while need := self._machine.wanted():
             try:
                 more = self._read_pages() if self._straight else self._read(need)
             except PeerTimeoutError:
-                if not self._may_wait(need):
-                    return
+                self._bear_silence()
                 continue
             except PeerClosedError as error:
                 self._end(error)
@@ -115,12 +134,12 @@ class ChannelReader:
     def _read(self, need: int) -> bool:
         """Read up to `need` bytes for the machine; return False at the end of the stream."""
         view = self._buffer[:need]
-        length = self._connection.receive_into(view, whole=True)
+        # a header comes at once or not at all; what came of it, others have to know (`_inside`)
+        length = self._connection.receive_into(view, whole=need > _HEADER)
         self._reception.progress()
-        if length == need:
-            self._begun = 0.0
-        elif length and self._machine.state is not ChannelState.AWAIT_PAYLOAD:
-            self._bound_head(need - length)
+        self._silences = 0
+        if length < len(view) and self._machine.state is not ChannelState.AWAIT_PAYLOAD:
+            self._bound_head()
         if self._device_state:
             with self._device_state.open("ab") as file:
                 file.write(view[:length])
@@ -140,52 +159,49 @@ class ChannelReader:
             self._pieces = after(self._pieces, len(part))
             memory = memory[len(part) :]
 
-    def _bound_head(self, lacking: int) -> None:
+    def _bound_head(self) -> None:
         """Let a head that comes in drops not take for ever."""
         now = time.monotonic()
         self._begun = self._begun or now
         if now - self._begun > self._reception.timeout:
-            raise self._incomplete(lacking)
+            raise PeerError(f"{self._place}: its head took longer than {self._timeout}")
 
     def _read_pages(self) -> bool:
         """Read a payload straight into guest memory; return False at the end of the stream."""
-        length = self._connection.receive_pieces(self._pieces)
+        length = self._connection.receive_pieces([*self._pieces, *self._next])
         self._reception.progress()
-        self._pieces = after(self._pieces, length)
-        self._machine.receive_skipped(length)
+        self._silences = 0
+        pages = min(length, self._machine.wanted())
+        self._pieces = after(self._pieces, pages)
+        self._machine.receive_skipped(pages)
+        if length > pages:
+            self._machine.receive_data(self._next[0][: length - pages])
         return length > 0
 
-    def _may_wait(self, need: int) -> bool:
-        """Decide on a silent peer: between packets it may be, as long as others are not."""
-        reception = self._reception
-        reception.check()
-        between = self._machine.state is ChannelState.AWAIT_HEADER and need == _HEADER
-        if not between:
-            raise self._incomplete(need)
-        with reception.lock:
-            over = reception.state.over
-        if over:
-            reception.warn(f"channel {self._id}: the source did not close it")
-            return False
-        if reception.silent:
-            raise PeerError(
-                f"no byte came for {reception.timeout:g} s: channel {self._id} waits for a packet"
-            )
-        return True
+    def _bear_silence(self) -> None:
+        """Let a peer be silent between packets, as long as others are not."""
+        self._reception.check()
+        self._silences += 1
+        inside = self._inside()
+        if inside and self._silences >= _READS:
+            raise PeerError(inside)
+        self._reception.check_progress()
 
-    def _incomplete(self, lacking: int) -> PeerError:
-        what = {
-            ChannelState.AWAIT_INIT: "an init message",
-            ChannelState.AWAIT_PAYLOAD: "a payload",
-        }.get(self._machine.state, "a packet's head")
-        return PeerError(
-            f"{self._place} @{self._machine.offset:#x}: the peer sent no byte for"
-            f" {self._reception.timeout:g} s, {lacking} bytes of {what} are lacking"
-        )
+    def _inside(self) -> str | None:
+        """Say what the channel stands in the middle of, and for how long; None if in nothing."""
+        state, lacking = self._machine.state, self._machine.wanted()
+        if state is ChannelState.AWAIT_HEADER and lacking == _HEADER:
+            return None
+        part = "payload" if state is ChannelState.AWAIT_PAYLOAD else "head"
+        return f"{self._place}: no byte of its {part} came for {self._timeout}"
 
     @property
     def _place(self) -> str:
-        return self._connection.name if self._id is None else f"channel {self._id}"
+        return f"channel {self._id}, packet @{self._head:#x}"
+
+    @property
+    def _timeout(self) -> str:
+        return f"{self._reception.timeout:g} s"
 
     # ---- what it comes to ------------------------------------------------------------------------
 
@@ -198,7 +214,7 @@ class ChannelReader:
                 handler(self, event)
 
     def _refuse(self, refusals: Refusals, offset: int) -> None:
-        self._reception.refuse(refusals, self._stream, self._id, offset)
+        self._reception.refuse(refusals, self.stream, self._id, offset)
 
     def _take_init(self, event: InitReceived) -> None:
         reception = self._reception
@@ -207,6 +223,7 @@ class ChannelReader:
             self._refuse(refuse_init(event, self._parameters, state.arrived), event.offset)
             self._id = self.statistics.id = event.init.id
             state.admit(self._id)
+            self._head = self._machine.offset
             reception.lock.notify_all()
         self._connection.name = f"channel {self._id}"
 
@@ -214,32 +231,47 @@ class ChannelReader:
         self._refuse(refuse_header(event), event.offset)
 
     def _take_packet(self, event: PacketReceived) -> None:
-        blocks = self._reception.state.blocks
+        self._begun = 0.0
+        # before its first SYNC a channel sends no pages, whoever is faster (SYNC-1)
+        blocks = self._reception.state.blocks if self.statistics.syncs else None
         self._refuse(refuse_packet(event, self._parameters, blocks), event.offset)
+        if not event.pages:
+            return
+        if self._over:
+            seen = "missing, and pages follow"
+            fault = Fault("mark of the last SYNC", seen, "on the main stream")
+            self._refuse(iter([("SYNC-6", fault)]), event.offset)
+        self.unsynced = True
+        self._block = block = self._reception.memory.blocks[block_name(event)]
         normal = event.packet.normal_pages
         if normal:
-            block = self._reception.memory.blocks[event.ramblock]
-            self._pieces = block.pieces(event.packet.offset[:normal])
+            run = None if event.packet.zero_pages else event.run
+            self._pieces = block.pieces(run or event.packet.offset[:normal])
+            # a packet without SYNC is followed by another one: its header can come along
+            self._next = [] if event.sync else [self._buffer[:_HEADER]]
 
     def _take_device_state(self, event: DeviceStateReceived) -> None:
+        self._begun = 0.0
         self._refuse(refuse_device_state(event, self._parameters), event.offset)
         if self._name_device_state:
             self._device_state = self._name_device_state(event)
+            self._device_state.write_bytes(b"")
 
     def _take_payload(self, event: PayloadReceived) -> None:
         self._refuse(refuse_payload(event), event.offset)
         head = event.head
         self._device_state, self._pieces = None, []
         self.statistics.count(head)
+        self._head = self._machine.offset
         if isinstance(head, PacketReceived):
             self._finish_packet(head)
 
     def _finish_packet(self, head: PacketReceived) -> None:
-        reception, packet = self._reception, head.packet
-        if packet.zero_pages:
-            zeros = head.page_offsets[packet.normal_pages :]
-            reception.memory.blocks[head.ramblock].clear(zeros)
+        packet = head.packet
+        if packet.zero_pages and self._block:
+            self._block.clear(head.page_offsets[packet.normal_pages :])
         if head.sync and self._id is not None:
+            self.unsynced = False
             self._park(self._id)
 
     def _park(self, channel: int) -> None:
@@ -249,38 +281,30 @@ class ChannelReader:
             state = reception.state
             state.arrive(channel)
             reception.lock.notify_all()
-        reception.wait(
-            lambda: not state.parked(channel),
-            lambda: (
-                f"mark {state.passed + 1} of the main stream is awaited, as channel {channel} is"
-            ),
-        )
+        reception.wait(lambda: not state.parked(channel))
+        self._over = state.arrived[channel] > state.passed
 
     def _end(self, error: PeerClosedError | None) -> None:
         """Take the end of the stream, or the reset of the connection."""
-        reception = self._reception
+        reception, state = self._reception, self._reception.state
         if self._connection.aborted:
             reception.stop()
-        machine = self._machine
-        machine.receive_eof(reset=error is not None)
-        events = list(machine.events())
+        self._machine.receive_eof(reset=error is not None)
+        events = list(self._machine.events())
         reception.judge(self._peer, events)
         ended = events[-1]
         assert isinstance(ended, Ended)
-        self._refuse(_refuse_end(ended), ended.offset)
+        self._refuse(refuse_end(ended.due), ended.offset)
+        dialect = self._parameters.dialect
+        if self._connection.ragged and dialect and dialect.close_notify:
+            reception.warn(f"channel {self._id}: ended without close_notify")
         with reception.lock:
-            over = reception.state.over
+            over = state.over
             if self._id is not None:
-                reception.state.ended.add(self._id)
+                state.ended.add(self._id)
             reception.lock.notify_all()
         if error and not over:
             raise error
-
-
-def _refuse_end(event: Ended) -> Refusals:
-    if event.due:
-        fault = Fault("end of the stream", f"{event.due} bytes early", "between two packets")
-        yield "CHAN-11", fault
 
 
 class _MemorySink:

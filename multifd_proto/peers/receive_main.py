@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import math
+import time
 from contextlib import suppress
 from typing import BinaryIO
 
-from multifd_proto.errors import PeerError
 from multifd_proto.machine.migration import MainReceived
 from multifd_proto.machine.receiving import refuse_record
 from multifd_proto.machine.rule import Fault
 from multifd_proto.peers.connection import Connection, PeerClosedError, PeerTimeoutError
 from multifd_proto.peers.reception import Reception
-from multifd_proto.wire.main_records import MainRecord, VmDescription
+from multifd_proto.wire.main_records import MainRecord, StreamEnd, VmDescription
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.ram_records import RamSetup, RamZero
 
@@ -37,11 +38,12 @@ class MainReader:
         """Bytes of the stream so far."""
         self._reception, self._connection, self._stream = reception, connection, stream
         self._save = save
-        self._peer = reception.add_main(stream)
+        self._peer = reception.add_main(stream, connection.opened)
         page_size = reception.memory.page_size
         self._machine = MainStream(page_size=page_size)
         self._buffer = memoryview(bytearray(_BUFFER))
         self._described = False
+        self._deadline = math.inf  # for what follows the stream proper
 
     def run(self, first: bytes) -> None:
         """Receive the stream to its end, and say goodbye.
@@ -52,41 +54,37 @@ class MainReader:
         Raises:
             PeerError: the source did what a receiver refuses, or went away, or was silent.
         """
-        reception = self._reception
-        reception.wait(lambda: reception.state.complete, self._set_up)
+        reception, connection = self._reception, self._connection
+        connection.name = "main stream"
+        # how long that may take is for `Arrivals` to say
+        reception.wait(lambda: reception.state.complete)
+        reception.progress()
+        reception.loading = True
         self._take(first)
-        while not (reception.state.over and self._described):
+        while not (reception.state.over and self._described) and time.monotonic() < self._deadline:
             try:
-                length = self._connection.receive_into(self._buffer)
+                length = connection.receive_into(self._buffer)
             except PeerTimeoutError:
                 if reception.state.over:
                     break
-                self._bear_silence()
+                reception.check_progress()
                 continue
+            except PeerClosedError:
+                if reception.state.over:
+                    break
+                raise
             if not length:
                 break
             self._take(self._buffer[:length])
         self._finish()
 
     def close_peer(self) -> None:
-        """Wait until the source closes its end, which it does when all is done."""
-        self._connection.set_timeout(self._reception.timeout)
-        with suppress(PeerError):
-            while self._connection.receive_into(self._buffer):
-                pass
-
-    def _set_up(self) -> str:
-        state = self._reception.state
-        return f"{len(state.arrived)} of {state.channels} channels are set up"
-
-    def _bear_silence(self) -> None:
-        reception = self._reception
-        reception.check()
-        if reception.silent:
-            raise PeerError(
-                f"no byte came for {reception.timeout:g} s: the main stream goes no further"
-                f" than {self.bytes} bytes"
-            )
+        """Wait until the source closes its end, which it does when all is done, or gives up."""
+        with suppress(PeerClosedError):
+            while not self._connection.aborted:
+                with suppress(PeerTimeoutError):
+                    if not self._connection.receive_into(self._buffer):
+                        return
 
     def _take(self, data: bytes | memoryview) -> None:
         self._reception.progress()
@@ -138,8 +136,9 @@ class MainReader:
             self._meet(offset)
         if answer:
             self._connection.send(answer)
-        if state.over:
+        if isinstance(record, StreamEnd):
             self._connection.set_timeout(min(_DESCRIPTION_WAIT, reception.timeout))
+            self._deadline = time.monotonic() + reception.timeout
         self._described |= isinstance(record, VmDescription)
 
     def _meet(self, offset: int) -> None:
@@ -155,12 +154,8 @@ class MainReader:
                 reception.refuse(iter([("SYNC-13", fault)]), self._stream, None, offset)
             return not state.missing()
 
-        reception.wait(arrived, self._awaited)
         with reception.lock:
+            state.meeting = True
+            reception.wait(arrived)
             state.pass_mark()
             reception.lock.notify_all()
-
-    def _awaited(self) -> str:
-        state = self._reception.state
-        missing = ", ".join(map(str, state.missing()))
-        return f"SYNC {state.passed + 1} of channel {missing} is awaited"

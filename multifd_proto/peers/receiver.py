@@ -12,6 +12,7 @@ answered within `timeout` seconds and leaves nothing behind.
 
 from __future__ import annotations
 
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +23,8 @@ from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import DeviceStateReceived
 from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.parameters import MigrationParameters
-from multifd_proto.machine.receiving import Receiving
+from multifd_proto.machine.receiving import Receiving, violation
+from multifd_proto.machine.rule import Fault
 from multifd_proto.machine.verdict import Report
 from multifd_proto.peers.address import Address
 from multifd_proto.peers.arrivals import Arrivals
@@ -38,6 +40,7 @@ from multifd_proto.wire.block_names import file_name
 
 MAIN_FILE = "main.stream"
 """Name of the file that the main stream is saved in."""
+_BACKLOG = 128  # so that strangers keep the source's connections out no longer than it takes
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,8 @@ class Receiver:
                 guest memory is anonymous if None.
             check: judge the source while it sends.
             tls: credentials, if every connection is to be TLS.
-            timeout: seconds without progress after which the migration fails.
+            timeout: seconds without progress after which the migration fails, and seconds from
+                the first connection to the last one; no wait takes more than three times as long.
             max_ram: bytes of RAM that are taken from a source, whatever it announces.
 
         Raises:
@@ -96,9 +100,9 @@ class Receiver:
         assert parameters.channels
         assert parameters.dialect
         assert parameters.page_size
+        assert parameters.compression
         self._parameters, self._save = parameters, save
         self._checker = Checker(parameters) if check else None
-        self._tls = tls is not None
         self._open = ExitStack()
         self.memory = GuestMemory(parameters.page_size, max_ram, save)
         """The RAM blocks, once the source has told them."""
@@ -106,11 +110,10 @@ class Receiver:
         self._reception = Reception(Receiving(parameters), self.memory, timeout, self._checker)
         self._readers: list[ChannelReader] = []
         self._main: MainReader | None = None
-        self._device_states: set[str] = set()
-        listener = self._open.enter_context(Listener(address, parameters.channels + 1))
-        self._arrivals = Arrivals(
-            listener, self._reception, self._serve, tls.server() if tls else None
-        )
+        self._device_states: Counter[str] = Counter()
+        context = tls.server() if tls else None
+        listener = self._open.enter_context(Listener(address, parameters.channels + _BACKLOG))
+        self._arrivals = Arrivals(listener, self._reception, self._serve, context)
         self.address = listener.address
         """Where it listens, with the port that was chosen."""
 
@@ -137,9 +140,9 @@ class Receiver:
     def run(self) -> Received:
         """Receive one migration: wait for it, however long, and return how it ended."""
         seconds = self._arrivals.run()
-        reception, main = self._reception, self._main
+        reception, main, checker = self._reception, self._main, self._checker
         return Received(
-            failure=reception.failure,
+            failure=reception.failure or self._loose_pages(),
             machine=reception.state.machine.decode("latin-1"),
             channels=tuple(
                 sorted((r.statistics for r in self._readers), key=lambda s: (s.id is None, s.id))
@@ -148,16 +151,19 @@ class Receiver:
             rounds=reception.state.passed,
             seconds=seconds,
             warnings=tuple(reception.warnings),
-            report=self._conclude(),
-            migration=self._checker.migration if self._checker else None,
+            report=checker.conclude() if checker else None,
+            migration=checker.migration if checker else None,
         )
 
-    def _conclude(self) -> Report | None:
-        if self._checker is None:
-            return None
-        for stream in range(self._arrivals.accepted if self._tls else 0):
-            self._checker.add_tls(stream)
-        return self._checker.conclude()
+    def _loose_pages(self) -> Failure | None:
+        """Return the failure that pages after the last SYNC are: they may have come too late."""
+        fault = Fault("last packet with pages", "followed by no SYNC", "followed by one")
+        for reader in self._readers:
+            if reader.unsynced:
+                channel = reader.statistics.id
+                found = violation(iter([("SYNC-8", fault)]), reader.stream, channel, None)
+                return Failure(str(found), found)
+        return None
 
     def _serve(self, connection: Connection, stream: int, first: bytes, *, main: bool) -> None:
         """Receive one connection, in its own thread, to its end."""
@@ -180,8 +186,9 @@ class Receiver:
     def _name_device_state(self, packet: DeviceStateReceived) -> Path:
         """Return a file of its own for the data of a device-state packet."""
         assert self._save
+        name = packet.idstr + f"-{packet.packet.instance_id}-device_state".encode()
+        stem = file_name(name).removesuffix(".ram")
         with self._reception.lock:
-            name = packet.idstr + f"-{packet.packet.instance_id}-device_state".encode()
-            file = file_name(name, self._device_states)
-            self._device_states.add(file)
-        return self._save / file.replace(".ram", ".bin")
+            self._device_states[stem] += 1
+            number = self._device_states[stem]
+        return self._save / (f"{stem}.bin" if number == 1 else f"{stem}~{number}.bin")

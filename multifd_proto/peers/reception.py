@@ -51,6 +51,10 @@ class Reception:
     ) -> None:
         self.state, self.memory, self.timeout = state, memory, timeout
         self.lock = Condition()
+        self.unfinished: list[Callable[[], str | None]] = []
+        """Of each channel: says what it stands in the middle of, None if between packets."""
+        self.loading = False
+        """All connections are there, so that silence counts."""
         self.failure: Failure | None = None
         self.warnings: list[str] = []
         self._checker = checker
@@ -60,17 +64,19 @@ class Reception:
 
     # ---- judging ---------------------------------------------------------------------------------
 
-    def add_channel(self, stream: int) -> ChannelInfo | None:
-        """Announce a channel to the checker, if there is one."""
+    def add_channel(self, stream: int, opened: int) -> ChannelInfo | None:
+        """Announce a channel, opened at a time, to the checker, if there is one."""
         with self.lock:
-            checker = self._checker
-            return checker.add_channel(stream, opened=time.time_ns()) if checker else None
+            if self._checker is None:
+                return None
+            channel = self._checker.add_channel(stream, opened=opened)
+            channel.reverse_bytes = 0  # that is what we write (CHAN-2)
+            return channel
 
-    def add_main(self, stream: int) -> MainInfo | None:
-        """Announce the main stream to the checker, if there is one."""
+    def add_main(self, stream: int, opened: int) -> MainInfo | None:
+        """Announce the main stream, opened at a time, to the checker, if there is one."""
         with self.lock:
-            checker = self._checker
-            return checker.add_main(stream, opened=time.time_ns()) if checker else None
+            return self._checker.add_main(stream, opened=opened) if self._checker else None
 
     def judge(self, peer: ChannelInfo | MainInfo | None, events: Iterable[Event]) -> None:
         """Judge the next events of a connection, if there is a checker."""
@@ -102,26 +108,34 @@ class Reception:
         """Take note that bytes came, on whatever connection."""
         self._progress = time.monotonic()
 
-    @property
-    def silent(self) -> bool:
-        """No connection has sent a byte for longer than allowed."""
-        return time.monotonic() - self._progress > self.timeout
+    def check_progress(self) -> None:
+        """Stop this thread if the migration has failed, or fails of silence.
 
-    def wait(self, ready: Callable[[], object], what: Callable[[], str]) -> None:
+        Raises:
+            PeerError: it has failed, or no connection sent a byte for too long.
+        """
+        self.check()
+        silent = time.monotonic() - self._progress > self.timeout
+        if silent and self.loading and not self.state.over:
+            waits = f"no byte came for {self.timeout:g} s: {self.state.awaited}"
+            raise PeerError(self.inside() or waits)
+
+    def inside(self) -> str | None:
+        """Say which channel stands in the middle of something, if there is one."""
+        return next(filter(None, (text() for text in self.unfinished)), None)
+
+    def wait(self, ready: Callable[[], object]) -> None:
         """Wait until `ready()` is true; it is called with the lock held.
 
         Args:
             ready: what is waited for; may raise.
-            what: says what is lacking, if it never comes.
 
         Raises:
             PeerError: the migration failed, or no connection sent a byte for too long.
         """
         with self.lock:
             while not ready():
-                self.check()
-                if self.silent:
-                    raise PeerError(f"no byte came for {self.timeout:g} s: {what()}")
+                self.check_progress()
                 self.lock.wait(min(_TICK, self.timeout))
 
     def check(self) -> None:

@@ -41,6 +41,9 @@ class TlsCredentials:
             return self._psk(ssl.PROTOCOL_TLS_SERVER)
         context = self._x509(ssl.PROTOCOL_TLS_SERVER, "server", required=True)
         context.verify_mode = ssl.CERT_REQUIRED if self.verify_peer else ssl.CERT_NONE
+        # QEMU's source never reads from a channel: closed with tickets unread, it would reset the
+        # connection, and lose what it has sent last
+        context.num_tickets = 0
         return context
 
     def client(self) -> ssl.SSLContext:
@@ -123,16 +126,37 @@ def wrap(
     Raises:
         PeerError: the handshake failed, or took too long.
     """
+    begun = begin(sock, context, name, server_hostname)
+    shake_hands(begun, name, timeout)
+    return begun
+
+
+def begin(
+    sock: socket.socket, context: ssl.SSLContext, name: str, server_hostname: str | None = None
+) -> ssl.SSLSocket:
+    """Prepare for `shake_hands`, without a byte sent; the rest is as for `wrap`."""
     server = context.protocol == ssl.PROTOCOL_TLS_SERVER
     hostname = server_hostname if context.check_hostname else None
     try:
-        sock.settimeout(timeout)
         return context.wrap_socket(
             sock,
             server_side=server,
             server_hostname=hostname,
+            do_handshake_on_connect=False,
             suppress_ragged_eofs=False,  # a missing close_notify is to be told from one
         )
+    except (OSError, ValueError) as error:
+        sock.close()
+        raise PeerError(f"{name}: TLS handshake: {tls_reason(error)}") from None
+
+
+def shake_hands(sock: ssl.SSLSocket, name: str, timeout: float) -> None:
+    """Make the handshake that `begin` has prepared; the rest is as for `wrap`."""
+    before = sock.gettimeout()
+    try:
+        sock.settimeout(timeout)
+        sock.do_handshake()
+        sock.settimeout(before)
     except TimeoutError:
         sock.close()
         raise PeerError(f"{name}: no TLS handshake within {timeout:g} s") from None
@@ -145,6 +169,8 @@ def tls_reason(error: Exception) -> str:
     """Say why TLS failed, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}".lower()
+    if isinstance(error, ssl.SSLEOFError):
+        return "closed by the peer"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
     return str(getattr(error, "strerror", None) or error)
