@@ -81,10 +81,12 @@ def command(
         with _progress(receiver):
             received = receiver.run()
         blocks = {b.name.decode("latin-1"): b.length for b in receiver.memory.blocks.values()}
-    if as_json:
-        click.echo(json.dumps(_data(received, blocks)))
-    else:
-        _print(received, blocks)
+        # before the memory is let go of, which takes its time
+        if as_json:
+            click.echo(json.dumps(_data(received, blocks)))
+            sys.stdout.flush()
+        else:
+            _print(received, blocks)
     if received.failure:
         raise SystemExit(INCOMPLETE)
     raise SystemExit(int(bool(received.report and received.report.violated)))

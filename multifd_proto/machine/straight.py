@@ -34,6 +34,8 @@ class StraightPackets:
         self._page_size = parameters.page_size
         self._count = page_count(parameters.page_size)
         self._unpack = layout.compiled(self._count).unpack
+        self.size = layout.size(self._count)
+        """Bytes of a packet's head."""
         names = [row.name for row in layout.rows(self._count)]
         self._alloc, self._normal = names.index("pages_alloc"), names.index("normal_pages")
         # before 9.0 there are no zero pages: the field's place is reserved, and ignored

@@ -69,6 +69,7 @@ class Arrivals:
         self._serve, self._context = serve, context
         self._needed = 1 + reception.state.channels
         self._threads: list[Thread] = []
+        self._running = 0
         self._has_main = False
         self._channels = self._pending = self._surplus = 0
         self._unknown: dict[int, str] = {}  # what came of connections that prove nothing
@@ -90,10 +91,10 @@ class Arrivals:
             self._reception.fail(PeerError("interrupted"))
             raise
         finally:
-            self._listener.close()
             self._reception.close()
             for thread in self._threads:
                 thread.join()
+            self._listener.close()
         if self._surplus:
             self._reception.warn(f"surplus connections that were closed: {self._surplus}")
         return time.monotonic() - self._begun if self._begun else 0.0
@@ -120,7 +121,7 @@ class Arrivals:
 
     def _wound_up(self) -> bool:
         """Tell whether the source has closed its connections, or will not."""
-        if sum(thread.is_alive() for thread in self._threads) <= self._pending:
+        if self._running <= self._pending:
             return True
         self._ended = self._ended or time.monotonic()
         if time.monotonic() - self._ended < self._reception.timeout:
@@ -152,6 +153,7 @@ class Arrivals:
         name, opened = f"connection {self._accepted}{_origin(sock)}", time.time_ns()
         with self._reception.lock:
             self._pending += 1
+            self._running += 1
             came = "is in its TLS handshake" if self._context else "sent nothing"
             self._unknown[self._accepted] = f"{name} {came}"
         self._reception.progress()
@@ -174,6 +176,10 @@ class Arrivals:
         except BaseException:
             reception.fail(PeerError(f"{name}: its thread has failed"))
             raise
+        finally:
+            with reception.lock:
+                self._running -= 1
+            self._listener.wake()
 
     def _greet(self, sock: socket.socket, stream: int, name: str, opened: int) -> None:
         """Find out what a connection is, and receive it."""

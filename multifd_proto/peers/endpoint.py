@@ -7,6 +7,7 @@ import os
 import select
 import socket
 import time
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,28 +34,37 @@ class Listener:
         self._ready: list[socket.socket] = []
         self._listener: socket.socket | None = None
         self._path: Path | None = None
+        self._wake = -1
         if address.scheme == "fd":
             self._adopt(address)
         else:
             address = self._listen(address, backlog)
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.address = address
         """The address, with the port that was chosen."""
 
     def accept(self, timeout: float) -> socket.socket | None:
-        """Return the next connection; None if none came within `timeout` seconds."""
+        """Return the next connection; None if none came within `timeout` seconds, or `wake`."""
         if self._ready:
             return self._ready.pop(0)
-        if self._listener is None:
-            time.sleep(timeout)
-            return None
         poll = select.poll()  # select() refuses descriptors above 1023
-        poll.register(self._listener, select.POLLIN)
-        if poll.poll(timeout * 1000):
+        poll.register(self._wake, select.POLLIN)
+        if self._listener:
+            poll.register(self._listener, select.POLLIN)
+        ready = {fd for fd, _ in poll.poll(timeout * 1000)}
+        if self._wake in ready:
+            os.eventfd_read(self._wake)
+        if self._listener and self._listener.fileno() in ready:
             try:
                 return self._listener.accept()[0]
             except OSError:  # it was gone before it was accepted, or there are no descriptors left
                 time.sleep(min(timeout, _RETRY))
         return None
+
+    def wake(self) -> None:
+        """End the wait of `accept`, from another thread."""
+        with suppress(OSError):  # it is closed already
+            os.eventfd_write(self._wake, 1)
 
     def fileno(self) -> int:
         """Return the descriptor to `select` on, -1 if connections were handed over ready made."""
@@ -65,6 +75,9 @@ class Listener:
         for sock in (*self._ready, self._listener):
             if sock:
                 sock.close()
+        if self._wake >= 0:
+            os.close(self._wake)
+            self._wake = -1
         if self._path:
             self._path.unlink(missing_ok=True)
             self._path = None

@@ -40,18 +40,24 @@ class Block:
             path.write_bytes(b"")
         self.view = memoryview(self._map) if self._map else memoryview(bytearray())
 
+    def run(self, pages: range) -> memoryview:
+        """Return the memory of pages that lie one behind the other.
+
+        Args:
+            pages: their offsets within the block, in bytes.
+        """
+        page, start, end = self._page_size, pages.start, pages.stop
+        self._came[start // page : end // page] = b"\1" * len(pages)
+        return self.view[start:end]
+
     def pieces(self, offsets: Sequence[int]) -> list[memoryview]:
         """Return the memory of pages in their order, neighbours as one piece.
 
         Args:
             offsets: of pages within the block, in bytes; a `range` says that they are neighbours.
         """
-        page, view, pieces = self._page_size, self.view, []
-        for start, end in _runs(offsets, page):
-            pieces.append(view[start:end])
-            first, last = start // page, end // page
-            self._came[first:last] = b"\1" * (last - first)
-        return pieces
+        page = self._page_size
+        return [self.run(range(*ends, page)) for ends in _runs(offsets, page)]
 
     def clear(self, offsets: Iterable[int]) -> None:
         """Make pages zero."""

@@ -42,6 +42,7 @@ from multifd_proto.peers.connection import (
     PeerTimeoutError,
     after,
 )
+from multifd_proto.peers.fast_lane import FastLane
 from multifd_proto.peers.memory import Block
 from multifd_proto.peers.reception import Reception
 from multifd_proto.peers.statistics import ChannelStatistics
@@ -84,13 +85,14 @@ class ChannelReader:
             dialect=parameters.dialect,
             sink=_MemorySink(self) if decode else None,
         )
-        self._direct = not decode
-        self._peer = reception.add_channel(stream, connection.opened)
+        self._lane = None if decode else FastLane(reception, connection, stream, self.statistics)
+        self._judge = reception.judge
+        if self._judge:
+            self._judge.open(stream, connection.opened)
         self._id: int | None = None
         self._head = 0  # where the packet that has begun starts
         self._block: Block | None = None
         self._pieces: list[memoryview] = []
-        self._next: list[memoryview] = []
         self._over = False
         self._name_device_state = device_state
         self._device_state: Path | None = None
@@ -115,21 +117,43 @@ class ChannelReader:
         # a read that waits for all of a payload says what came of it when its time is up: that has
         # to be well before it would count as silence
         self._connection.set_timeout(self._reception.timeout / _READS)
-        self._machine.receive_data(first)
-        self._drain()
+        self._take(first)
         while need := self._machine.wanted():
             try:
-                more = self._read_pages() if self._straight else self._read(need)
+                more = self._read_some(need)
             except PeerTimeoutError:
                 self._bear_silence()
-                continue
             except PeerClosedError as error:
                 self._end(error)
                 return
-            if not more:
-                self._end(None)
-                return
-            self._drain()
+            else:
+                self._silences = 0
+                if not more:
+                    self._end(None)
+                    return
+
+    def _read_some(self, need: int) -> bool:
+        """Read what comes next; return False at the end of the stream."""
+        if self._lane:
+            if self._pieces:
+                return self._read_pages()
+            # before its first SYNC a channel has no pages, after the last mark it should not
+            if self._between and self.statistics.syncs and not self._over:
+                return self._read_fast(self._lane)
+        return self._read(need)
+
+    def _read_fast(self, lane: FastLane) -> bool:
+        """Read straight packets, and what comes of the first that is none."""
+        left = lane.run()
+        self._machine.receive_packets(left.passed)
+        self._head = self._machine.offset
+        self.unsynced |= left.passed > 0
+        self._take(left.head)
+        self._pass(left.pages)
+        lane.inside = None
+        if left.error:
+            raise left.error
+        return bool(left.head)
 
     def _read(self, need: int) -> bool:
         """Read up to `need` bytes for the machine; return False at the end of the stream."""
@@ -137,19 +161,23 @@ class ChannelReader:
         # a header comes at once or not at all; what came of it, others have to know (`_inside`)
         length = self._connection.receive_into(view, whole=need > _HEADER)
         self._reception.progress()
-        self._silences = 0
         if length < len(view) and self._machine.state is not ChannelState.AWAIT_PAYLOAD:
             self._bound_head()
-        if self._device_state:
-            with self._device_state.open("ab") as file:
-                file.write(view[:length])
-        self._machine.receive_data(view[:length])
+        self._take(view[:length])
         return length > 0
 
-    @property
-    def _straight(self) -> bool:
-        """The next bytes go into guest memory as they are."""
-        return self._direct and bool(self._pieces)
+    def _take(self, data: memoryview | bytes) -> None:
+        """Hand bytes to the machine, none of a message before the last one is dealt with."""
+        if self._judge and len(data):
+            self._judge.feed(self.stream, data)
+        while len(data):
+            part = data[: self._machine.wanted() or len(data)]
+            if self._device_state:
+                with self._device_state.open("ab") as file:
+                    file.write(part)
+            self._machine.receive_data(part)
+            self._drain()
+            data = data[len(part) :]
 
     def write(self, memory: memoryview) -> None:
         """Write decoded guest memory into the next of the packet's pages."""
@@ -168,15 +196,19 @@ class ChannelReader:
 
     def _read_pages(self) -> bool:
         """Read a payload straight into guest memory; return False at the end of the stream."""
-        length = self._connection.receive_pieces([*self._pieces, *self._next])
+        length = self._connection.receive_pieces(self._pieces)
         self._reception.progress()
-        self._silences = 0
-        pages = min(length, self._machine.wanted())
-        self._pieces = after(self._pieces, pages)
-        self._machine.receive_skipped(pages)
-        if length > pages:
-            self._machine.receive_data(self._next[0][: length - pages])
+        self._pass(length)
         return length > 0
+
+    def _pass(self, length: int) -> None:
+        """Take note of bytes of a payload that are in guest memory."""
+        if length:
+            self._pieces = after(self._pieces, length)
+            if self._judge:
+                self._judge.skip(self.stream, length)
+            self._machine.receive_skipped(length)
+            self._drain()
 
     def _bear_silence(self) -> None:
         """Let a peer be silent between packets, as long as others are not."""
@@ -189,11 +221,19 @@ class ChannelReader:
 
     def _inside(self) -> str | None:
         """Say what the channel stands in the middle of, and for how long; None if in nothing."""
-        state, lacking = self._machine.state, self._machine.wanted()
-        if state is ChannelState.AWAIT_HEADER and lacking == _HEADER:
+        passed = self._lane.inside if self._lane else None
+        if passed is None and self._between:
             return None
-        part = "payload" if state is ChannelState.AWAIT_PAYLOAD else "head"
-        return f"{self._place}: no byte of its {part} came for {self._timeout}"
+        payload = passed is not None or self._machine.state is ChannelState.AWAIT_PAYLOAD
+        part = "payload" if payload else "head"
+        place = f"channel {self._id}, packet @{self._head + (passed or 0):#x}"
+        return f"{place}: no byte of its {part} came for {self._timeout}"
+
+    @property
+    def _between(self) -> bool:
+        """The machine stands between two packets."""
+        machine = self._machine
+        return machine.state is ChannelState.AWAIT_HEADER and machine.wanted() == _HEADER
 
     @property
     def _place(self) -> str:
@@ -206,9 +246,7 @@ class ChannelReader:
     # ---- what it comes to ------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        events = list(self._machine.events())
-        self._reception.judge(self._peer, events)
-        for event in events:
+        for event in list(self._machine.events()):
             handler = _HANDLERS.get(type(event))
             if handler:
                 handler(self, event)
@@ -245,10 +283,7 @@ class ChannelReader:
         self._block = block = self._reception.memory.blocks[block_name(event)]
         normal = event.packet.normal_pages
         if normal:
-            run = None if event.packet.zero_pages else event.run
-            self._pieces = block.pieces(run or event.packet.offset[:normal])
-            # a packet without SYNC is followed by another one: its header can come along
-            self._next = [] if event.sync else [self._buffer[:_HEADER]]
+            self._pieces = block.pieces(event.packet.offset[:normal])
 
     def _take_device_state(self, event: DeviceStateReceived) -> None:
         self._begun = 0.0
@@ -277,6 +312,8 @@ class ChannelReader:
     def _park(self, channel: int) -> None:
         """Wait, after a SYNC, for the mark of its round; the kernel holds the source back."""
         reception = self._reception
+        if self._judge:
+            self._judge.flush(self.stream)
         with reception.lock:
             state = reception.state
             state.arrive(channel)
@@ -290,9 +327,10 @@ class ChannelReader:
         if self._connection.aborted:
             reception.stop()
         self._machine.receive_eof(reset=error is not None)
-        events = list(self._machine.events())
-        reception.judge(self._peer, events)
-        ended = events[-1]
+        if self._judge:
+            self._judge.returned(self.stream, 0)  # we write nothing on a channel (CHAN-2)
+            self._judge.end(self.stream, reset=error is not None)
+        *_, ended = self._machine.events()
         assert isinstance(ended, Ended)
         self._refuse(refuse_end(ended.due), ended.offset)
         dialect = self._parameters.dialect

@@ -7,7 +7,6 @@ import time
 from contextlib import suppress
 from typing import BinaryIO
 
-from multifd_proto.machine.migration import MainReceived
 from multifd_proto.machine.receiving import refuse_record
 from multifd_proto.machine.rule import Fault
 from multifd_proto.peers.connection import Connection, PeerClosedError, PeerTimeoutError
@@ -38,7 +37,9 @@ class MainReader:
         """Bytes of the stream so far."""
         self._reception, self._connection, self._stream = reception, connection, stream
         self._save = save
-        self._peer = reception.add_main(stream, connection.opened)
+        self._judge = reception.judge
+        if self._judge:
+            self._judge.open(stream, connection.opened)
         page_size = reception.memory.page_size
         self._machine = MainStream(page_size=page_size)
         self._buffer = memoryview(bytearray(_BUFFER))
@@ -91,6 +92,9 @@ class MainReader:
         self.bytes += len(data)
         if self._save:
             self._save.write(data)
+        if self._judge:
+            self._judge.feed(self._stream, data)
+            self._judge.flush(self._stream)
         self._machine.receive_data(data)
         self._drain()
 
@@ -98,6 +102,8 @@ class MainReader:
         reception = self._reception
         if self._connection.aborted:
             reception.stop()
+        if self._judge:
+            self._judge.end(self._stream)
         self._machine.receive_eof()
         self._drain()
         if not reception.state.over:
@@ -113,10 +119,7 @@ class MainReader:
     # ---- records ---------------------------------------------------------------------------------
 
     def _drain(self) -> None:
-        for offset, size, record in self._machine.records():
-            if self._peer:
-                event = MainReceived(offset, 0, size, record, self._peer.marks)
-                self._reception.judge(self._peer, (event,))
+        for offset, _, record in self._machine.records():
             self._handle(record, offset)
 
     def _handle(self, record: MainRecord, offset: int) -> None:

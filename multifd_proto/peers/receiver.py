@@ -19,7 +19,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import DeviceStateReceived
 from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.parameters import MigrationParameters
@@ -30,6 +29,7 @@ from multifd_proto.peers.address import Address
 from multifd_proto.peers.arrivals import Arrivals
 from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.endpoint import Listener
+from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.memory import GuestMemory
 from multifd_proto.peers.receive_channel import ChannelReader
 from multifd_proto.peers.receive_main import MainReader
@@ -102,12 +102,12 @@ class Receiver:
         assert parameters.page_size
         assert parameters.compression
         self._parameters, self._save = parameters, save
-        self._checker = Checker(parameters) if check else None
         self._open = ExitStack()
+        self._judge = self._open.enter_context(JudgingProcess(parameters)) if check else None
         self.memory = GuestMemory(parameters.page_size, max_ram, save)
         """The RAM blocks, once the source has told them."""
         self._open.callback(self.memory.close)
-        self._reception = Reception(Receiving(parameters), self.memory, timeout, self._checker)
+        self._reception = Reception(Receiving(parameters), self.memory, timeout, self._judge)
         self._readers: list[ChannelReader] = []
         self._main: MainReader | None = None
         self._device_states: Counter[str] = Counter()
@@ -140,7 +140,8 @@ class Receiver:
     def run(self) -> Received:
         """Receive one migration: wait for it, however long, and return how it ended."""
         seconds = self._arrivals.run()
-        reception, main, checker = self._reception, self._main, self._checker
+        reception, main = self._reception, self._main
+        report, migration = self._judge.conclude() if self._judge else (None, None)
         return Received(
             failure=reception.failure or self._loose_pages(),
             machine=reception.state.machine.decode("latin-1"),
@@ -151,8 +152,8 @@ class Receiver:
             rounds=reception.state.passed,
             seconds=seconds,
             warnings=tuple(reception.warnings),
-            report=checker.conclude() if checker else None,
-            migration=checker.migration if checker else None,
+            report=report,
+            migration=migration,
         )
 
     def _loose_pages(self) -> Failure | None:

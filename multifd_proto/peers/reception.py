@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from threading import Condition
 from typing import NoReturn
 
 from multifd_proto.errors import PeerError
-from multifd_proto.machine.check import Checker
-from multifd_proto.machine.events import Event
-from multifd_proto.machine.migration import ChannelInfo, MainInfo
 from multifd_proto.machine.receiving import Receiving, violation
 from multifd_proto.machine.refusal import Refusals
 from multifd_proto.machine.verdict import Violation
 from multifd_proto.peers.connection import Connection
+from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.memory import GuestMemory
 
 _TICK = 0.25
@@ -47,9 +45,11 @@ class Reception:
     """
 
     def __init__(
-        self, state: Receiving, memory: GuestMemory, timeout: float, checker: Checker | None
+        self, state: Receiving, memory: GuestMemory, timeout: float, judge: JudgingProcess | None
     ) -> None:
         self.state, self.memory, self.timeout = state, memory, timeout
+        self.judge = judge
+        """Judges the source, if that is wanted."""
         self.lock = Condition()
         self.unfinished: list[Callable[[], str | None]] = []
         """Of each channel: says what it stands in the middle of, None if between packets."""
@@ -57,32 +57,9 @@ class Reception:
         """All connections are there, so that silence counts."""
         self.failure: Failure | None = None
         self.warnings: list[str] = []
-        self._checker = checker
         self._connections: list[Connection] = []
         self._closed = False
         self._progress = time.monotonic()
-
-    # ---- judging ---------------------------------------------------------------------------------
-
-    def add_channel(self, stream: int, opened: int) -> ChannelInfo | None:
-        """Announce a channel, opened at a time, to the checker, if there is one."""
-        with self.lock:
-            if self._checker is None:
-                return None
-            channel = self._checker.add_channel(stream, opened=opened)
-            channel.reverse_bytes = 0  # that is what we write (CHAN-2)
-            return channel
-
-    def add_main(self, stream: int, opened: int) -> MainInfo | None:
-        """Announce the main stream, opened at a time, to the checker, if there is one."""
-        with self.lock:
-            return self._checker.add_main(stream, opened=opened) if self._checker else None
-
-    def judge(self, peer: ChannelInfo | MainInfo | None, events: Iterable[Event]) -> None:
-        """Judge the next events of a connection, if there is a checker."""
-        if self._checker and peer:
-            with self.lock:
-                self._checker.judge(peer, events)
 
     def refuse(self, refusals: Refusals, stream: int, channel: int | None, offset: int) -> None:
         """Fail with the first of some refusals, if there is one.
