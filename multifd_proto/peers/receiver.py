@@ -135,7 +135,7 @@ class Receiver:
     @property
     def received_bytes(self) -> int:
         """Bytes of packets and payload so far."""
-        return sum(reader.statistics.bytes for reader in self._readers)
+        return sum(reader.intake.statistics.bytes for reader in self._readers)
 
     def run(self) -> Received:
         """Receive one migration: wait for it, however long, and return how it ended."""
@@ -146,7 +146,9 @@ class Receiver:
             failure=reception.failure or self._loose_pages(),
             machine=reception.state.machine.decode("latin-1"),
             channels=tuple(
-                sorted((r.statistics for r in self._readers), key=lambda s: (s.id is None, s.id))
+                sorted(
+                    (r.intake.statistics for r in self._readers), key=lambda s: (s.id is None, s.id)
+                )
             ),
             main_bytes=main.bytes if main else 0,
             rounds=reception.state.passed,
@@ -160,9 +162,9 @@ class Receiver:
         """Return the failure that pages after the last SYNC are: they may have come too late."""
         fault = Fault("last packet with pages", "followed by no SYNC", "followed by one")
         for reader in self._readers:
-            if reader.unsynced:
-                channel = reader.statistics.id
-                found = violation(iter([("SYNC-8", fault)]), reader.stream, channel, None)
+            if reader.intake.unsynced:
+                channel = reader.intake.statistics.id
+                found = violation(iter([("SYNC-8", fault)]), reader.intake.stream, channel, None)
                 return Failure(str(found), found)
         return None
 
