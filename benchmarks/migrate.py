@@ -106,7 +106,7 @@ def qemu_to_ours(case: Case, options: Sequence[str] = ()) -> Measure:
     command = [*_MULTIFD, "receive", "tcp:127.0.0.1:0", "--channels", str(case.channels)]
     command += ["--uuid", UUID, "--dialect", RELEASE, "--save", str(case.folder), "--json"]
     with case.qemu(case.source) as source, _run([*command, *options]) as receiver:
-        uri = _said(receiver).removeprefix("listening on ")
+        uri = _said(receiver)
         began = time.perf_counter()
         source.migrate(uri)
         sent = demand_success(source)
@@ -137,7 +137,7 @@ def qemu_to_qemu_by_proxy(case: Case, options: Sequence[str] = ()) -> Measure:
         target = destination.listen_uri("tcp:127.0.0.1:0")
         command = [*_MULTIFD, "proxy", "tcp:127.0.0.1:0", target, "--json"]
         with _run([*command, *options]) as proxy:
-            uri = _said(proxy).removeprefix("listening on ")
+            uri = _said(proxy)
             began = time.perf_counter()
             source.migrate(uri)
             sent = demand_success(source)
@@ -158,8 +158,10 @@ def _run(command: Sequence[str]) -> Iterator[subprocess.Popen[str]]:
 
 
 def _said(process: subprocess.Popen[str]) -> str:
+    """Return where a peer says that it listens."""
     assert process.stderr
-    return process.stderr.readline().strip()
+    line = process.stderr.readline()
+    return line.removeprefix("listening on ").partition(",")[0].strip()
 
 
 def _demand_completed(process: subprocess.Popen[str]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import threading
 import zipfile
 from pathlib import Path
 
@@ -120,6 +121,58 @@ def test_examples_print_what_the_readme_shows(command, shown, tmp_path):
         # ... stands for anything
         pattern = ".*".join(re.escape(part) for part in line.split("..."))
         assert re.search(f"^{pattern}$", done.stdout, re.MULTILINE), line
+
+
+PEERS = re.findall(r"^\w+\$ (multifd .+)\n((?:(?!```|\w*\$ ).*\n)*)", README, re.MULTILINE)
+
+
+def test_examples_of_two_peers_print_what_the_readme_shows(tmp_path):
+    (tmp_path / "image").write_bytes(b"".join(bytes([n % 7]) * 4096 for n in range(512)))
+    code = "from multifd_proto.cli import main; main()"
+    running = []
+    assert [words.split()[1] for words, _ in PEERS] == ["receive", "send"]
+    for command, _ in PEERS:
+        words = shlex.split(command)[1:]
+        running.append(
+            subprocess.Popen(
+                [sys.executable, "-c", code, *words],
+                cwd=tmp_path, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+        )  # fmt: skip
+        while not (tmp_path / "migrate.sock").exists():
+            assert running[0].poll() is None
+    for process, (_, shown) in zip(running, PEERS, strict=True):
+        said, _ = process.communicate(timeout=60)
+        assert process.returncode == 0, said
+        for line in shown.splitlines():
+            pattern = ".*".join(re.escape(part) for part in line.split("..."))
+            assert re.search(f"^{pattern}$", said, re.MULTILINE), line
+    assert (tmp_path / "guest" / "ram0.ram").read_bytes() == (tmp_path / "image").read_bytes()
+
+
+def test_the_readmes_python_runs(tmp_path):
+    (block,) = re.findall(r"^```python\n(.*?)^```$", README, re.MULTILINE | re.DOTALL)
+    receive, send = block.split("with RamImages")
+    image = tmp_path / "image"
+    image.write_bytes(bytes(range(256)) * 4096)
+    first = threading.Event()
+    names: dict[str, object] = {"image": image}
+
+    def say(address):
+        names["address"] = address
+        first.set()
+
+    def be_sent_to():
+        names["memory"] = None
+        exec(receive + "    names['memory'] = bytes(memory)\n", {"print": say, "names": names})
+
+    destination = threading.Thread(target=be_sent_to)
+    destination.start()
+    assert first.wait(30)
+    imports = receive[: receive.index("parameters =")]
+    exec(imports + "with RamImages" + send, names)
+    destination.join(30)
+    assert names["memory"] == image.read_bytes()
 
 
 def test_links_of_the_readme_lead_somewhere():
