@@ -68,9 +68,20 @@ class Connection:
     session: Session | None = None
     machine: Channel | MainStream | None = None
     peer: ChannelInfo | MainInfo | None = None
-    ended: bool = False
+    ends: set[bool] = field(default_factory=set)
+    """Directions that have ended: `True` is that of the end that opened the connection."""
     heads: dict[bool, bytes] = field(default_factory=dict)
     """First bytes of each direction, until they tell what it is."""
+
+    @property
+    def ended(self) -> bool:
+        """Both directions have ended, as far as they were captured.
+
+        One is not enough: a source may have ended the main stream before a proxy, or a slow
+        destination, has accepted its channels.
+        """
+        silent = self.reverse.forward in self.ends or not self.reverse.segments
+        return self.half.forward in self.ends and silent
 
     @property
     def channel(self) -> int | None:
@@ -117,6 +128,8 @@ class Follower:
                 self.connections[event.half.stream] = Connection(event.half, event.reverse)
                 continue
             connection = self.connections[event.half.stream]
+            if isinstance(event, End):
+                connection.ends.add(event.half.forward)
             if connection.kind == "unknown":
                 self._identify(connection, event)
             if connection.machine and event.half is connection.half:
@@ -224,7 +237,6 @@ class Follower:
         yield from self._drain(connection, event.time)
         if connection.machine:
             half.unwanted_until = event.offset + _length(event) + machine.unwanted()
-        connection.ended |= isinstance(event, End)
 
     def _drain(self, connection: Connection, time: int) -> Iterator[tuple[Connection, Event]]:
         machine = connection.machine
