@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from multifd_proto.errors import PeerError
+from multifd_proto.peers.populate import Populate, Populator
 from multifd_proto.wire.block_names import file_name
 
 MAX_BLOCKS = 512
@@ -39,14 +40,17 @@ class Block:
         elif path:
             path.write_bytes(b"")
         self.view = memoryview(self._map) if self._map else memoryview(bytearray())
+        self._populate = Populator(self._map, Populate.WRITE) if self._map else None
 
     def run(self, pages: range) -> memoryview:
-        """Return the memory of pages that lie one behind the other.
+        """Return the memory of pages that lie one behind the other, ready to be written to.
 
         Args:
             pages: their offsets within the block, in bytes.
         """
         page, start, end = self._page_size, pages.start, pages.stop
+        if self._populate and not self._came[start // page]:
+            self._populate(start, end)
         self._came[start // page : end // page] = b"\1" * len(pages)
         return self.view[start:end]
 

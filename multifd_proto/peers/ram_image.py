@@ -17,11 +17,13 @@ from math import gcd
 from pathlib import Path
 
 from multifd_proto.errors import PeerError
+from multifd_proto.peers.populate import Populate, Populator
 from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
 MAX_NAME = 255
 """Bytes in the name of a RAM block (QEMU: `RAMBlock.idstr`, with a NUL)."""
 _GOLDEN = 0.618
+_PRIVATE = mmap.MAP_PRIVATE | 0x4000  # MAP_NORESERVE, for which Python 3.11 has no name
 
 
 class Order(Enum):
@@ -103,6 +105,7 @@ class RamImage:
                         f" {files[0]}"
                     )
             self._views = [memoryview(mapped) for mapped in self._maps]
+            self._populate = [Populator(mapped, Populate.READ) for mapped in self._maps]
             self._open = stack.pop_all()
         self.size = len(self._maps[0])
         """Bytes in the block."""
@@ -180,7 +183,9 @@ class RamImage:
         suspects: Iterable[int] = places
         if isinstance(places, range) and places.step == 1:
             # the first byte of every page, in one go: where that is not zero, the page is not
-            firsts = bytes(self.view(round_)[places.start * size : places.stop * size : size])
+            begin, end = places.start * size, places.stop * size
+            self._populate[min(round_, len(self._maps) - 1)](begin, end)
+            firsts = bytes(self.view(round_)[begin:end:size])
             if firsts.count(0) == 0:
                 return
             suspects = (at for at, first in zip(places, firsts, strict=True) if not first)
@@ -208,7 +213,8 @@ def _map(file: Path, page_size: int, stack: ExitStack) -> mmap.mmap:
             size = opened.seek(0, 2)
             if not size or size % page_size:
                 raise PeerError(f"{file}: has {size} bytes, must have a multiple of {page_size}")
-            mapped = mmap.mmap(opened.fileno(), size, prot=mmap.PROT_READ)
+            # nobody writes; only memory that could be written to tells its address
+            mapped = mmap.mmap(opened.fileno(), size, _PRIVATE, mmap.PROT_READ | mmap.PROT_WRITE)
     except OSError as error:
         raise PeerError(f"{file}: {error.strerror}") from None
     stack.callback(_unmap, mapped)
