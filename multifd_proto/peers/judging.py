@@ -1,9 +1,9 @@
-"""Judging a live migration in a process of its own, beside the threads that carry it.
+"""Judging a live migration in a process of its own, behind the threads that carry it.
 
 Python runs one thread at a time, and judging a packet takes longer than receiving one. So the
 bytes that a verdict rests on (the heads of packets, payloads only if they are compressed, the main
-stream) go through a pipe to a child of low priority, which judges them as processors are free.
-What it lags behind is bounded by the pipe: when that is full, whoever feeds it waits.
+stream) go through a pipe to a child. The migration goes first: the child keeps what comes, and
+judges it when nothing comes for a moment, when it has `_LAG` bytes, or when all is over.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
+import select
 import struct
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
 from types import TracebackType
@@ -29,7 +31,9 @@ _FRAME = struct.Struct("=BIQ")  # kind, number of the connection, length or time
 _OPEN, _DATA, _SKIP, _END, _RESET, _BROKEN, _RETURNED = range(7)
 _PIPE = 1 << 20
 _BATCH = 64 << 10
-_NICE = 5
+_LAG = 32 << 20  # heads of 12 GiB of memory
+_STEP = 1 << 20
+_QUIET = 0.02
 _READY = b"!"
 _PATIENCE = 60.0
 
@@ -163,21 +167,21 @@ def _packed(value: object) -> bytes:
 # ---- the child ---------------------------------------------------------------------------------
 
 
-def _serve(pipe: BinaryIO, answers: BinaryIO) -> None:
+def _serve(pipe: int, answers: BinaryIO) -> None:
     """Judge what comes through the pipe, and answer with the verdict."""
     from multifd_proto.peers.watch import Judge, Watch
 
-    (length,) = struct.unpack("=I", pipe.read(4))
-    judge = Judge(pickle.loads(pipe.read(length)))  # from our own parent
+    with open(pipe, "rb", buffering=0, closefd=False) as start:
+        (length,) = struct.unpack("=I", start.read(4))
+        judge = Judge(pickle.loads(_exactly(start, length)))  # from our own parent
     answers.write(_READY)
     answers.flush()
     watches: dict[int, Watch] = {}
-    while len(head := pipe.read(_FRAME.size)) == _FRAME.size:
-        kind, number, value = _FRAME.unpack(head)
+    for kind, number, value, data in _frames(pipe):
         if kind == _OPEN:
             watches[number] = Watch(number, follows=True, judge=judge, opened=value)
         elif kind == _DATA:
-            watches[number].feed(pipe.read(value))
+            watches[number].feed(data)
         elif kind == _SKIP:
             watches[number].skip(value)
         elif kind == _RETURNED:
@@ -190,10 +194,41 @@ def _serve(pipe: BinaryIO, answers: BinaryIO) -> None:
     answers.write(pickle.dumps((report, migration)))
 
 
+def _exactly(pipe: BinaryIO, length: int) -> bytes:
+    data = b""
+    while len(data) < length:
+        data += pipe.read(length - len(data))
+    return data
+
+
+def _frames(pipe: int) -> Iterator[tuple[int, int, int, bytes]]:
+    """Yield what the parent said, with the data of the connection, when there is time for it."""
+    late = bytearray()
+    ended = False
+    while late or not ended:
+        quiet = not select.select([pipe], [], [], _QUIET if late else None)[0]
+        if not quiet:
+            data = os.read(pipe, _PIPE)
+            ended = not data
+            late += data
+        if quiet or ended or len(late) > _LAG:
+            taken = 0
+            with memoryview(late) as view:
+                while taken < _STEP and len(view) - taken >= _FRAME.size:
+                    kind, number, value = _FRAME.unpack_from(view, taken)
+                    end = taken + _FRAME.size + (value if kind == _DATA else 0)
+                    if end > len(view):
+                        break
+                    yield kind, number, value, bytes(view[taken + _FRAME.size : end])
+                    taken = end
+            del late[:taken]
+            if ended and not taken:
+                return  # the parent has gone in the middle of a frame
+
+
 def _main() -> None:
-    os.nice(_NICE)
     with suppress(KeyboardInterrupt):
-        _serve(sys.stdin.buffer, sys.stdout.buffer)
+        _serve(sys.stdin.fileno(), sys.stdout.buffer)
 
 
 if __name__ == "__main__":
