@@ -142,8 +142,13 @@ class Images:
         return self._folder / file_name(name, {image.path.name for image in self.blocks.values()})
 
     def close(self) -> None:
-        """Close the files."""
-        for image in self.blocks.values():
+        """Close the files, each as long as its block."""
+        known = self._migration.blocks or {}
+        for name, image in self.blocks.items():
+            if image.length is None and name in known:
+                # its pages came before the list of blocks did
+                image.length = known[name].used_length
+                os.ftruncate(image.file, image.length)
             os.close(image.file)
 
 

@@ -18,12 +18,14 @@ from multifd_proto.cli.common import NOTHING_DONE, parameter_options, parameters
 from multifd_proto.cli.peer_options import INCOMPLETE, AddressType
 from multifd_proto.cli.verdict import print_report
 from multifd_proto.errors import PeerError
+from multifd_proto.machine.migration import Migration
+from multifd_proto.machine.verdict import Report
 from multifd_proto.peers.address import Address
 from multifd_proto.peers.faults import Fault, parse_fault
+from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.pcapng_writer import PcapngWriter
 from multifd_proto.peers.proxy import MAX_CONNECTIONS, TIMEOUT, Outcome, Proxy, Served
 from multifd_proto.peers.tamper import Faults
-from multifd_proto.peers.watch import Judge
 from multifd_proto.views.report import as_data
 
 _FAILED = 2
@@ -130,10 +132,11 @@ def command(
     _allow_descriptors()
     known = parameters(options)
     faults = Faults(rules, page_size=known.page_size or 4096, log=_log) if rules else None
-    judge = Judge(known) if check else None
+    judge = JudgingProcess(known) if check else None
     writer = PcapngWriter(record, f"{listen} to {target}") if record else None
     with (
         writer or nullcontext(),
+        judge or nullcontext(),
         Proxy(
             listen, target, recorder=writer, judge=judge, faults=faults, parameters=known,
             timeout=timeout, max_connections=max_connections, log=_log,
@@ -141,7 +144,8 @@ def command(
     ):  # fmt: skip
         click.echo(f"listening on {proxy.address}", err=True)
         outcome = proxy.run()
-    result = _Result(outcome, faults, judge, writer.error if writer else "")
+        verdict = judge.conclude() if judge else None
+    result = _Result(outcome, faults, verdict, writer.error if writer else "")
     if as_json:
         click.echo(json.dumps(result.data()))
     else:
@@ -166,12 +170,12 @@ class _Result:
         self,
         outcome: Outcome,
         faults: Faults | None,
-        judge: Judge | None,
+        verdict: tuple[Report, Migration] | None,
         error: str,
     ) -> None:
         self.outcome, self.faults, self.error = outcome, faults, error
-        self.report = judge.checker.conclude() if judge else None
-        self.migration = judge.checker.migration if judge else None
+        self.report = verdict[0] if verdict else None
+        self.migration = verdict[1] if verdict else None
 
     def status(self) -> int:
         """Return the exit status."""

@@ -18,11 +18,13 @@ from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.peers.address import Address
 from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.endpoint import Listener, dial
+from multifd_proto.peers.judged_watch import JudgedWatch
+from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.pcapng_writer import Conversation, End, PcapngWriter
 from multifd_proto.peers.relay import Relay, Side
 from multifd_proto.peers.statistics import ChannelStatistics
 from multifd_proto.peers.tamper import Faults, Tamper
-from multifd_proto.peers.watch import Judge, Watch
+from multifd_proto.peers.watch import Watch
 
 MAX_CONNECTIONS = 257
 """Connections of a migration, at most: the main stream, 255 channels, one for postcopy-preempt."""
@@ -93,7 +95,7 @@ class Proxy:
         target: Address,
         *,
         recorder: PcapngWriter | None = None,
-        judge: Judge | None = None,
+        judge: JudgingProcess | None = None,
         parameters: MigrationParameters | None = None,
         faults: Faults | None = None,
         timeout: float = TIMEOUT,
@@ -195,17 +197,22 @@ class Proxy:
         except BaseException:
             accepted.close()
             raise
-        follows = bool(self._recorder or self._judge or self._faults)
         relay = Relay(
             number,
             accepted,
             onward,
-            Watch(number, follows=follows, judge=self._judge, parameters=self._parameters),
+            self._watch(number),
             conversation=self._record(accepted, onward, number),
             pump=Tamper(self._faults).pump if self._faults else None,
         )
         self._relays.append(relay)
         relay.start()
+
+    def _watch(self, number: int) -> Watch:
+        if self._judge:
+            return JudgedWatch(number, self._judge, self._parameters)
+        follows = bool(self._recorder or self._faults)
+        return Watch(number, follows=follows, parameters=self._parameters)
 
     def _refuse(self, accepted: socket.socket) -> None:
         accepted.close()

@@ -10,14 +10,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multifd_proto.errors import PeerError
+from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.verdict import Verdict
 from multifd_proto.peers.address import parse_address
 from multifd_proto.peers.faults import Action, Fault, Place, parse_fault
+from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.lab import configure, guestless, outcome
 from multifd_proto.peers.proxy import Proxy
 from multifd_proto.peers.relay import Side
 from multifd_proto.peers.tamper import Faults
-from multifd_proto.peers.watch import Judge
 from multifd_proto.tests.proxied import ANYWHERE, Sink, recorded, replay, running, wait_for
 from multifd_proto.wire.schema import MultiFDInit, MultiFDPacket, MultiFDPacketDeviceState
 
@@ -345,9 +346,9 @@ def test_a_stall_of_some_seconds_ends():
 
 
 def test_the_judge_sees_what_the_target_gets():
-    judge = Judge()
-    forward(["id=1,packet=3:magic=0"], recorded("q11_1-none"), judge=judge)
-    failed = judge.checker.conclude().of(Verdict.FAILED)
+    with JudgingProcess(MigrationParameters()) as judge:
+        forward(["id=1,packet=3:magic=0"], recorded("q11_1-none"), judge=judge)
+        failed = judge.conclude()[0].of(Verdict.FAILED)
     (violation,) = next(r for r in failed if r.requirement.id == "PKT-1").violations
     assert violation.channel == 1
     assert violation.fault.seen == "0x00000000"

@@ -23,16 +23,17 @@ from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.cli.proxy import command
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.events import PacketReceived, PayloadReceived
+from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.verdict import Verdict
 from multifd_proto.peers.address import parse_address
 from multifd_proto.peers.endpoint import dial
 from multifd_proto.peers.faults import parse_fault
+from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.lab import configure, guestless
 from multifd_proto.peers.pcapng_writer import PcapngWriter
 from multifd_proto.peers.proxy import Proxy
 from multifd_proto.peers.relay import Side
 from multifd_proto.peers.tamper import Faults
-from multifd_proto.peers.watch import Judge
 from multifd_proto.tests.captures import read
 from multifd_proto.tests.proxied import (
     ANYWHERE,
@@ -69,14 +70,15 @@ def _nothing_is_left():
 @pytest.fixture
 def make(tmp_path):
     """Make proxies of each mode; `record` is the file of those that record."""
-    made: list[PcapngWriter] = []
+    made: list[PcapngWriter | JudgingProcess] = []
 
     def make(mode: str, target, **options):
         if "record" in mode:
             options["recorder"] = PcapngWriter(tmp_path / RECORD)
             made.append(options["recorder"])
         if "check" in mode:
-            options["judge"] = Judge()
+            options["judge"] = JudgingProcess(MigrationParameters())
+            made.append(options["judge"])
         if "faults" in mode:
             options["faults"] = Faults([parse_fault("id=200,packet=9:drop")])
         return Proxy(options.pop("listen", ANYWHERE), target, **options)
@@ -120,7 +122,7 @@ def test_it_judges_and_records_as_the_capture_is_judged(name, make, tmp_path):
         judge = run.proxy._judge
     assert outcome.problems == []
     assert judge
-    live = judge.checker.conclude()
+    live, _ = judge.conclude()
     follower = Follower(decode=True)
     events = list(follower.follow(CaptureReader([tmp_path / RECORD])))
     (session,) = follower.sessions
@@ -145,7 +147,7 @@ def test_check_finds_what_is_wrong(mode, make):
         run.outcome()
         judge = run.proxy._judge
     assert judge
-    failed = judge.checker.conclude().of(Verdict.FAILED)
+    failed = judge.conclude()[0].of(Verdict.FAILED)
     found = {result.requirement.id: str(result.violations[0]) for result in failed}
     place = f"channel 3 @{64 + len(SYNC):#x}"
     assert found["PKT-4"] == f"{place} PKT-4: pages_alloc is 999, must be at most 128"
@@ -184,7 +186,7 @@ def test_tls_is_forwarded_unseen(mode, make):
     assert [c.kind for c in outcome.connections] == ["tls", "tls"]
     assert outcome.problems == []
     if judge:
-        assert judge.checker.migration.tls == {0, 1}
+        assert judge.conclude()[1].tls == {0, 1}
 
 
 def test_unix_sockets_pass_and_are_recorded_under_stand_in_addresses(make, tmp_path):
@@ -565,14 +567,11 @@ def test_a_real_migration_goes_through_and_its_record_is_the_memory(
     assert outcome.problems == []
     assert [c.kind for c in outcome.connections] == ["main"] + ["multifd"] * 3
     assert judge
-    assert not judge.checker.conclude().violated
+    assert not judge.conclude()[0].violated
     report, images = extracted(tmp_path / RECORD, tmp_path / "images")
     assert not report.violated
     assert report.exercised
-    # a block whose pages came before the list of blocks ends with its last page of content
-    assert {name: image.ljust(len(memory), b"\0") for name, image in images.items()} == {
-        b"ram0": memory
-    }
+    assert images == {b"ram0": memory}
 
 
 @pytest.mark.qemu
