@@ -9,16 +9,16 @@ import socket
 import time
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.address import Address
+from multifd_proto.peers.owner import Owner
 
 _RETRY = 0.05
 
 
-class Listener:
+class Listener(Owner):
     """A place where connections arrive. Use it as a context manager."""
 
     def __init__(self, address: Address, backlog: int) -> None:
@@ -81,17 +81,6 @@ class Listener:
         if self._path:
             self._path.unlink(missing_ok=True)
             self._path = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _listen(self, address: Address, backlog: int) -> Address:
         family, place = address.resolve(passive=True)[0]

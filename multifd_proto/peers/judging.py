@@ -19,13 +19,13 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
-from types import TracebackType
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.verdict import Report
+from multifd_proto.peers.owner import Owner
 
 _FRAME = struct.Struct("=BIQ")  # kind, number of the connection, length or time
 _OPEN, _DATA, _SKIP, _END, _RESET, _BROKEN, _RETURNED = range(7)
@@ -38,7 +38,7 @@ _READY = b"!"
 _PATIENCE = 60.0
 
 
-class JudgingProcess:
+class JudgingProcess(Owner):
     """A checker in a child process. Use it as a context manager: the child is always ended.
 
     Connections are known by numbers that the caller gives. The order of what one connection is fed
@@ -67,17 +67,6 @@ class JudgingProcess:
         assert self._child.stdout
         # its start would cost the migration more than waiting for it does
         os.read(self._child.stdout.fileno(), len(_READY))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """End the child, whatever it is doing."""

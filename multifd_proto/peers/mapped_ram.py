@@ -12,12 +12,11 @@ import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.mapped_ram import MappedRamJudge
 from multifd_proto.machine.verdict import Result
+from multifd_proto.peers.owner import Owner
 from multifd_proto.wire.main_records import STREAM_MAGIC, Configuration
 from multifd_proto.wire.mapped_ram import MappedBlock, absent_runs, runs_to_write, unpack_bitmap
 from multifd_proto.wire.mapped_ram_stream import MappedRamStream
@@ -45,7 +44,7 @@ class BlockInfo:
         return self.present is not None
 
 
-class MappedRamFile:
+class MappedRamFile(Owner):
     """A mapped-ram file that is open for reading. Use it as a context manager.
 
     Args:
@@ -75,17 +74,6 @@ class MappedRamFile:
         except BaseException:
             self.close()
             raise
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Close the file."""

@@ -22,12 +22,12 @@ import time
 from collections.abc import Iterator, Sequence
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
-from types import TracebackType
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 from multifd_proto import __version__
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.connection import Buffer, after
+from multifd_proto.peers.owner import Owner
 
 SEGMENT = 60 * 1024
 """Bytes of payload in a segment, at most: with its headers it fits IP's 65535, and pages of all
@@ -54,7 +54,7 @@ class End(NamedTuple):
     port: int
 
 
-class PcapngWriter:
+class PcapngWriter(Owner):
     """A pcapng file that grows. Any thread may write. Use it as a context manager."""
 
     def __init__(self, path: Path, comment: str = "") -> None:
@@ -99,17 +99,6 @@ class PcapngWriter:
             if self._file >= 0:
                 os.close(self._file)
             self._file = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def append(self, frames: Iterator[tuple[bytes, Buffer]]) -> None:
         """Append packets: the headers and the payload of each. To be called with `lock` held."""

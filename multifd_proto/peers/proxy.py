@@ -10,8 +10,6 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import TracebackType
-from typing import Self
 
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.parameters import MigrationParameters
@@ -20,6 +18,7 @@ from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.endpoint import Listener, dial
 from multifd_proto.peers.judged_watch import JudgedWatch
 from multifd_proto.peers.judging import JudgingProcess
+from multifd_proto.peers.owner import Owner
 from multifd_proto.peers.pcapng_writer import Conversation, End, PcapngWriter
 from multifd_proto.peers.relay import Relay, Side
 from multifd_proto.peers.statistics import ChannelStatistics
@@ -70,7 +69,7 @@ class Outcome:
     """By a KeyboardInterrupt."""
 
 
-class Proxy:
+class Proxy(Owner):
     """Forwards one migration. It listens as soon as it is made. Use it as a context manager.
 
     Args:
@@ -116,15 +115,8 @@ class Proxy:
         """Where the proxy listens, with the port that was chosen."""
         return self._listener.address
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
+        """Stop listening."""
         self._listener.close()
 
     @property

@@ -10,10 +10,10 @@ import time
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from multifd_proto.errors import PeerError
+from multifd_proto.peers.owner import Owner
 
 if TYPE_CHECKING:
     from qemu.qmp import QMPClient
@@ -25,7 +25,7 @@ _T = TypeVar("_T")
 _POLL = 0.005
 
 
-class Qemu:
+class Qemu(Owner):
     """A running QEMU. Use it as a context manager: it is killed at the end, whatever happened.
 
     The constructor returns when QEMU answers over QMP. `NAME.trace` and `NAME.stderr` in
@@ -73,17 +73,6 @@ class Qemu:
             stack.callback(self._disconnect)
             self._await("the greeting", self._qmp.connect(qmp), timeout)
             self._open = stack.pop_all()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Kill QEMU and let go of everything but the two files."""

@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from multifd_proto.errors import PeerError
+from multifd_proto.peers.owner import Owner
 from multifd_proto.peers.ram_image import Batch, Order, RamImage
 from multifd_proto.wire.ram_records import RamBlockEntry
 
 
-class RamImages:
+class RamImages(Owner):
     """All RAM blocks of the machine that is sent. Use it as a context manager."""
 
     def __init__(
@@ -98,17 +97,6 @@ class RamImages:
     def close(self) -> None:
         """Unmap all files."""
         self._open.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _text(name: bytes) -> str:

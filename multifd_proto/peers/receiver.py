@@ -16,8 +16,6 @@ from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from multifd_proto.machine.events import DeviceStateReceived
 from multifd_proto.machine.migration import Migration
@@ -31,6 +29,7 @@ from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.endpoint import Listener
 from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.memory import GuestMemory
+from multifd_proto.peers.owner import Owner
 from multifd_proto.peers.receive_channel import ChannelReader
 from multifd_proto.peers.receive_main import MainReader
 from multifd_proto.peers.reception import Failure, Reception
@@ -66,7 +65,7 @@ class Received:
     """What the judge knows of the migration, for its report."""
 
 
-class Receiver:
+class Receiver(Owner):
     """A destination for one migration. Use it as a context manager: it owns the guest's memory."""
 
     def __init__(
@@ -116,17 +115,6 @@ class Receiver:
         self._arrivals = Arrivals(listener, self._reception, self._serve, context)
         self.address = listener.address
         """Where it listens, with the port that was chosen."""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def close(self) -> None:
         """Stop listening, and let go of the guest's memory; files stay."""

@@ -65,7 +65,7 @@ MATRIX = [
 def memory(seed):
     """Pages of all kinds: random, of text, and of zeros, alone and in rows."""
     chooser = random.Random(seed)
-    pages = []
+    pages: list[bytes] = []
     while len(pages) < PAGES:
         kind, row = chooser.choice("rtz"), chooser.choice((1, 1, 2, 40, 200))
         for _ in range(row):

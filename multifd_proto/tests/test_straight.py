@@ -40,10 +40,11 @@ def generally(head, dialect):
     if [type(event) for event in events] != [HeaderReceived, PacketReceived]:
         return None
     header, packet = events
+    assert isinstance(header, HeaderReceived)
+    assert isinstance(packet, PacketReceived)
     if [*refuse_header(header), *refuse_packet(packet, parameters(dialect), BLOCKS)]:
         return None
-    straight = header.header.flags == 0 and packet.run and not packet.packet.zero_pages
-    if not straight:
+    if header.header.flags or packet.run is None or packet.packet.zero_pages:
         return None
     assert packet.payload == len(packet.run) * PAGE
     return packet.ramblock, packet.run
