@@ -27,6 +27,9 @@ class JudgedWatch(Watch):
         """Take the next bytes, in any cut."""
         self._process.feed(self.number, data)
         super().feed(data)
+        if self.kind == "main":
+            # it is small, and the sooner its list of blocks is known, the more can be judged
+            self._process.flush(self.number)
 
     def skip(self, count: int) -> None:
         """Take note of bytes that went by unseen."""
