@@ -62,7 +62,7 @@ class TlsCredentials:
         return (self.folder / PSK_FILE).exists()
 
     def _x509(self, protocol: int, end: str, *, required: bool) -> ssl.SSLContext:
-        context = ssl.SSLContext(protocol)
+        context = _context(protocol)
         authority = self.folder / "ca-cert.pem"
         certificate, key = self.folder / f"{end}-cert.pem", self.folder / f"{end}-key.pem"
         needed = [authority, *((certificate, key) if required or certificate.exists() else ())]
@@ -81,7 +81,7 @@ class TlsCredentials:
         if not hasattr(ssl.SSLContext, "set_psk_client_callback"):
             raise PeerError(f"{self.folder / PSK_FILE}: TLS with PSK needs Python 3.13 or newer")
         keys = self._keys()
-        context = ssl.SSLContext(protocol)
+        context = _context(protocol)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
         # GnuTLS offers PSK with a plain key exchange only where TLS 1.2 does
@@ -163,6 +163,13 @@ def shake_hands(sock: ssl.SSLSocket, name: str, timeout: float) -> None:
     except (OSError, ValueError) as error:
         sock.close()
         raise PeerError(f"{name}: TLS handshake: {tls_reason(error)}") from None
+
+
+def _context(protocol: int) -> ssl.SSLContext:
+    context = ssl.SSLContext(protocol)
+    # some builds of Python take an end without close_notify for an orderly one
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    return context
 
 
 def tls_reason(error: Exception) -> str:
