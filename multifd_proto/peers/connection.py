@@ -21,7 +21,7 @@ from threading import Lock
 from typing import TypeVar
 
 from multifd_proto.errors import PeerError
-from multifd_proto.peers.tls import tls_reason
+from multifd_proto.peers.tls import is_ragged, tls_reason
 
 _TIMEVAL = struct.Struct("ll")
 _TCP_CLOSE = 7  # linux/tcp_states.h
@@ -119,7 +119,9 @@ class Connection:
             room = view[done:]
             try:
                 taken = self._take_step(partial(self._socket.recv_into, room), deadline)
-            except ssl.SSLEOFError:
+            except ssl.SSLError as error:
+                if not is_ragged(error):
+                    raise
                 self.ragged = True
                 break
             except BlockingIOError:

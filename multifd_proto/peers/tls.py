@@ -172,11 +172,18 @@ def _context(protocol: int) -> ssl.SSLContext:
     return context
 
 
+def is_ragged(error: Exception) -> bool:
+    """Tell whether an error says that the stream has ended without close_notify."""
+    # Python before 3.11.4 has no class of its own for what OpenSSL 3 says of it
+    reason = error.reason if isinstance(error, ssl.SSLError) else ""
+    return isinstance(error, ssl.SSLEOFError) or reason == "UNEXPECTED_EOF_WHILE_READING"
+
+
 def tls_reason(error: Exception) -> str:
     """Say why TLS failed, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"certificate: {error.verify_message}".lower()
-    if isinstance(error, ssl.SSLEOFError):
+    if is_ragged(error):
         return "closed by the peer"
     if isinstance(error, ssl.SSLError) and error.reason:
         return error.reason.lower().replace("_", " ")
