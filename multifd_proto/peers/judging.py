@@ -32,8 +32,8 @@ _OPEN, _DATA, _SKIP, _END, _RESET, _BROKEN, _RETURNED = range(7)
 _PIPE = 1 << 20
 _BATCH = 64 << 10
 _LAG = 32 << 20  # heads of 12 GiB of memory
-_STEP = 1 << 20
-_QUIET = 0.02
+_STEP = 64 << 10
+_QUIET = 0.1
 _READY = b"!"
 _PATIENCE = 60.0
 
@@ -193,9 +193,10 @@ def _exactly(pipe: BinaryIO, length: int) -> bytes:
 def _frames(pipe: int) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield what the parent said, with the data of the connection, when there is time for it."""
     late = bytearray()
-    ended = False
+    ended = quiet = False
     while late or not ended:
-        quiet = not select.select([pipe], [], [], _QUIET if late else None)[0]
+        patience = None if not late else 0 if quiet else _QUIET
+        quiet = not select.select([pipe], [], [], patience)[0]
         if not quiet:
             data = os.read(pipe, _PIPE)
             ended = not data
@@ -211,6 +212,7 @@ def _frames(pipe: int) -> Iterator[tuple[int, int, int, bytes]]:
                     yield kind, number, value, bytes(view[taken + _FRAME.size : end])
                     taken = end
             del late[:taken]
+            quiet &= taken > 0
             if ended and not taken:
                 return  # the parent has gone in the middle of a frame
 
