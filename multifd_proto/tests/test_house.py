@@ -86,6 +86,7 @@ def test_the_wheel_holds_the_specification(tmp_path):
         "multifd_proto/spec/captures/q10_0-none.pcap.zst",
         "multifd_proto/conformance/matrix.py",
         "multifd_proto/fuzz/mutate.py",
+        "multifd_proto/peers/templates/10.0.json",
         "multifd_proto/py.typed",
     ):
         assert name in names
