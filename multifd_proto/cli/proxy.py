@@ -16,6 +16,7 @@ from rich.table import Table
 
 from multifd_proto.cli.common import NOTHING_DONE, parameter_options, parameters
 from multifd_proto.cli.peer_options import INCOMPLETE, AddressType
+from multifd_proto.cli.progress import counter
 from multifd_proto.cli.verdict import print_report
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.migration import Migration
@@ -143,7 +144,8 @@ def command(
         ) as proxy,
     ):  # fmt: skip
         click.echo(f"listening on {proxy.address}", err=True)
-        outcome = proxy.run()
+        with counter("waiting for a source", "forwarding", lambda: proxy.forwarded):
+            outcome = proxy.run()
         verdict = judge.conclude() if judge else None
     result = _Result(outcome, faults, verdict, writer.error if writer else "")
     if as_json:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from threading import Event, Thread
 from typing import Any
 
 import click
@@ -21,6 +18,7 @@ from multifd_proto.cli.peer_options import (
     peer_options,
     tls_option,
 )
+from multifd_proto.cli.progress import counter
 from multifd_proto.cli.verdict import print_report
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.peers.address import Address
@@ -78,7 +76,7 @@ def command(
         max_ram=max_ram,
     ) as receiver:  # fmt: skip
         click.echo(f"listening on {receiver.address}", err=True)
-        with _progress(receiver):
+        with counter("waiting for a source", "receiving", lambda: receiver.received_bytes):
             received = receiver.run()
         blocks = {b.name.decode("latin-1"): b.length for b in receiver.memory.blocks.values()}
         # before the memory is let go of, which takes its time
@@ -127,33 +125,3 @@ def _print(received: Received, blocks: dict[str, int]) -> None:
         click.secho(f"FAILED: {received.failure.message}", fg="red", bold=True)
     else:
         click.secho("COMPLETED", fg="green")
-
-
-@contextmanager
-def _progress(receiver: Receiver) -> Iterator[None]:
-    """Tell, on a terminal, how many bytes came."""
-    if not sys.stderr.isatty():
-        yield
-        return
-    from rich.console import Console
-    from rich.progress import DownloadColumn, Progress, SpinnerColumn, TextColumn
-    from rich.progress import TransferSpeedColumn as Speed
-
-    over = Event()
-    columns = SpinnerColumn(), TextColumn("{task.description}"), DownloadColumn(), Speed()
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("waiting for a source", total=None)
-
-        def show() -> None:
-            while not over.wait(0.2):
-                done = receiver.received_bytes
-                text = "receiving" if done else "waiting for a source"
-                bar.update(task, completed=done, description=text)
-
-        thread = Thread(target=show)
-        thread.start()
-        try:
-            yield
-        finally:
-            over.set()
-            thread.join()
