@@ -239,13 +239,17 @@ def _connection(served: Served) -> dict[str, Any]:
 
 
 def _print_connections(connections: Sequence[Served]) -> None:
-    columns = ("#", "kind", "id", "sent", "returned", "packets", "SYNCs", "normal", "zero", "ended")
-    table = Table(*columns)
+    rows = [_connection(served) for served in connections]
+    names = ("#", "kind", "id", "sent", "back", "packets", "SYNCs", "normal", "zero", "ended")
+    followed = any(served.statistics for served in connections)
+    # what was not looked at has no columns
+    shown = [n for n in range(len(names)) if followed or not 5 <= n <= 8]
+    table = Table(*(names[n] for n in shown))
     for column in table.columns[2:-1]:
         column.justify = "right"
-    for served in connections:
-        values = _connection(served).values()
-        table.add_row(*("" if value is None else str(value) for value in values))
+    for row in rows:
+        values = ["" if value is None else str(value) for value in row.values()]
+        table.add_row(*(values[n] for n in shown))
     Console(width=None if sys.stdout.isatty() else 100).print(table)
 
 
