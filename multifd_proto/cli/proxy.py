@@ -22,11 +22,11 @@ from multifd_proto.errors import PeerError
 from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.verdict import Report
 from multifd_proto.peers.address import Address
-from multifd_proto.peers.faults import Fault, parse_fault
 from multifd_proto.peers.judging import JudgingProcess
-from multifd_proto.peers.pcapng_writer import PcapngWriter
-from multifd_proto.peers.proxy import MAX_CONNECTIONS, TIMEOUT, Outcome, Proxy, Served
-from multifd_proto.peers.tamper import Faults
+from multifd_proto.peers.proxy.faults import Fault, parse_fault
+from multifd_proto.peers.proxy.pcapng_writer import PcapngWriter
+from multifd_proto.peers.proxy.proxy import MAX_CONNECTIONS, TIMEOUT, Outcome, Proxy, Served
+from multifd_proto.peers.proxy.tamper import Faults
 from multifd_proto.views.report import as_data
 
 _FAILED = 2

@@ -22,7 +22,7 @@ from multifd_proto.cli.progress import counter
 from multifd_proto.cli.verdict import print_report
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.peers.address import Address
-from multifd_proto.peers.receiver import Received, Receiver
+from multifd_proto.peers.receive.receiver import Received, Receiver
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.views.report import as_data
 

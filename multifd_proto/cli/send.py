@@ -20,10 +20,10 @@ from multifd_proto.cli.peer_options import (
 from multifd_proto.cli.progress import progress_bar
 from multifd_proto.machine.sending import SourceParameters, ZeroPages
 from multifd_proto.peers.address import Address
-from multifd_proto.peers.ram_image import Order
-from multifd_proto.peers.ram_images import RamImages
-from multifd_proto.peers.sender import Options, Sender
-from multifd_proto.peers.sent import Sent
+from multifd_proto.peers.send.ram_image import Order
+from multifd_proto.peers.send.ram_images import RamImages
+from multifd_proto.peers.send.sender import Options, Sender
+from multifd_proto.peers.send.sent import Sent
 from multifd_proto.peers.templates import Template, template_of
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.views.summary import size

@@ -15,7 +15,7 @@ from multifd_proto.capture.events import Data, Opened
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.peers.address import Address, parse_address
 from multifd_proto.peers.endpoint import Listener, dial
-from multifd_proto.peers.proxy import Outcome, Proxy
+from multifd_proto.peers.proxy.proxy import Outcome, Proxy
 
 CAPTURES = Path(__file__).parents[2] / "spec" / "captures"
 ANYWHERE = parse_address("tcp:127.0.0.1:0")

@@ -15,7 +15,7 @@ from typing import Any, Self
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.peers.address import Address, parse_address
 from multifd_proto.peers.endpoint import dial
-from multifd_proto.peers.receiver import Received, Receiver
+from multifd_proto.peers.receive.receiver import Received, Receiver
 from multifd_proto.peers.tls import wrap
 from multifd_proto.wire.dialect import FLAG_SYNC, dialect_of
 from multifd_proto.wire.main_records import (

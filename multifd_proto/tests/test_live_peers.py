@@ -18,9 +18,9 @@ from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.sending import SourceParameters
 from multifd_proto.peers.address import parse_address
 from multifd_proto.peers.lab import UUID, configure, guestless, knows, outcome
-from multifd_proto.peers.ram_images import RamImages
-from multifd_proto.peers.receiver import Receiver
-from multifd_proto.peers.sender import Options, Sender
+from multifd_proto.peers.receive.receiver import Receiver
+from multifd_proto.peers.send.ram_images import RamImages
+from multifd_proto.peers.send.sender import Options, Sender
 from multifd_proto.peers.statistics import total
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.peers.traces import received_packets, sent_packets

@@ -13,12 +13,12 @@ from multifd_proto.errors import PeerError
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.verdict import Verdict
 from multifd_proto.peers.address import parse_address
-from multifd_proto.peers.faults import Action, Fault, Place, parse_fault
 from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.lab import configure, guestless, outcome
-from multifd_proto.peers.proxy import Proxy
-from multifd_proto.peers.relay import Side
-from multifd_proto.peers.tamper import Faults
+from multifd_proto.peers.proxy.faults import Action, Fault, Place, parse_fault
+from multifd_proto.peers.proxy.proxy import Proxy
+from multifd_proto.peers.proxy.relay import Side
+from multifd_proto.peers.proxy.tamper import Faults
 from multifd_proto.tests.proxied import ANYWHERE, Sink, recorded, replay, running, wait_for
 from multifd_proto.wire.schema import MultiFDInit, MultiFDPacket, MultiFDPacketDeviceState
 

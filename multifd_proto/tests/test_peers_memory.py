@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from multifd_proto.errors import PeerError
-from multifd_proto.peers.memory import MAX_BLOCKS, Block, GuestMemory
+from multifd_proto.peers.receive.memory import MAX_BLOCKS, Block, GuestMemory
 from multifd_proto.tests.senders import PAGE
 
 MIB = 1 << 20

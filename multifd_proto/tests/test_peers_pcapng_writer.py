@@ -20,7 +20,7 @@ from multifd_proto.capture.events import Endpoint
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.errors import PeerError
-from multifd_proto.peers.pcapng_writer import SEGMENT, End, PcapngWriter
+from multifd_proto.peers.proxy.pcapng_writer import SEGMENT, End, PcapngWriter
 from multifd_proto.tests.captures import Seen, read
 from multifd_proto.wire.schema import MultiFDInit
 
@@ -159,7 +159,7 @@ def test_threads_write_at_once(tmp_path):
 WRITER = """
 import sys
 from pathlib import Path
-from multifd_proto.peers.pcapng_writer import End, PcapngWriter
+from multifd_proto.peers.proxy.pcapng_writer import End, PcapngWriter
 writer = PcapngWriter(Path(sys.argv[1]))
 conversations = [writer.open(End("10.0.0.1", 1000 + n), End("10.0.0.2", 4444)) for n in range(3)]
 count = 0

@@ -27,13 +27,13 @@ from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.verdict import Verdict
 from multifd_proto.peers.address import parse_address
 from multifd_proto.peers.endpoint import dial
-from multifd_proto.peers.faults import parse_fault
 from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.lab import configure, guestless
-from multifd_proto.peers.pcapng_writer import PcapngWriter
-from multifd_proto.peers.proxy import Proxy
-from multifd_proto.peers.relay import Side
-from multifd_proto.peers.tamper import Faults
+from multifd_proto.peers.proxy.faults import parse_fault
+from multifd_proto.peers.proxy.pcapng_writer import PcapngWriter
+from multifd_proto.peers.proxy.proxy import Proxy
+from multifd_proto.peers.proxy.relay import Side
+from multifd_proto.peers.proxy.tamper import Faults
 from multifd_proto.tests.captures import read
 from multifd_proto.tests.proxied import (
     ANYWHERE,

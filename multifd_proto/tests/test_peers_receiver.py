@@ -20,7 +20,7 @@ from multifd_proto.errors import PeerError
 from multifd_proto.machine.verdict import Report, Verdict
 from multifd_proto.peers import lab
 from multifd_proto.peers.address import Address, parse_address
-from multifd_proto.peers.receiver import MAIN_FILE, Receiver
+from multifd_proto.peers.receive.receiver import MAIN_FILE, Receiver
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.tests.captures import Talk, write_pcap
 from multifd_proto.tests.certificates import issue

@@ -20,10 +20,10 @@ from multifd_proto.machine.sending import SourceParameters, ZeroPages
 from multifd_proto.peers.address import parse_address
 from multifd_proto.peers.lab import RAM, configure, guestless, knows
 from multifd_proto.peers.lab import UUID as LAB_UUID
-from multifd_proto.peers.ram_image import Order
-from multifd_proto.peers.ram_images import RamImages
-from multifd_proto.peers.sender import Options, Sender
-from multifd_proto.peers.sent import Sent
+from multifd_proto.peers.send.ram_image import Order
+from multifd_proto.peers.send.ram_images import RamImages
+from multifd_proto.peers.send.sender import Options, Sender
+from multifd_proto.peers.send.sent import Sent
 from multifd_proto.peers.templates import template_of
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.tests.certificates import issue
@@ -239,7 +239,7 @@ UNPRIVILEGED = """
 import os, resource, socket
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.connection import Connection
-from multifd_proto.peers.zero_copy import ZeroCopy
+from multifd_proto.peers.send.zero_copy import ZeroCopy
 listener = socket.create_server(("127.0.0.1", 0))
 connection = Connection(socket.create_connection(listener.getsockname()), "channel 0", 5)
 zero_copy = ZeroCopy(connection)

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.straight import StraightPackets
 from multifd_proto.peers.connection import Connection
-from multifd_proto.peers.reception import Reception
+from multifd_proto.peers.receive.reception import Reception
 from multifd_proto.peers.statistics import ChannelStatistics
 
 

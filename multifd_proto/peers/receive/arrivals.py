@@ -22,7 +22,7 @@ from multifd_proto.machine.refusal import refuse_end
 from multifd_proto.machine.rule import Fault
 from multifd_proto.peers.connection import Connection, PeerClosedError, PeerTimeoutError
 from multifd_proto.peers.endpoint import Listener
-from multifd_proto.peers.reception import Reception
+from multifd_proto.peers.receive.reception import Reception
 from multifd_proto.peers.tls import begin, shake_hands
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.schema import MULTIFD_MAGIC, MultiFDInit

@@ -5,7 +5,7 @@
         received = receiver.run()
 
 Theory of operation. Each connection gets a thread, which finds out what it is (`arrivals`) and
-receives it (`receive_main`, `receive_channel`). The threads meet in a `Reception`. Every wait has
+receives it (`main`, `channel`). The threads meet in a `Reception`. Every wait has
 a limit, and the first failure ends all of them, so that a peer that stalls, floods or dies is
 answered within `timeout` seconds and leaves nothing behind.
 """
@@ -24,15 +24,15 @@ from multifd_proto.machine.receiving import Receiving, violation
 from multifd_proto.machine.rule import Fault
 from multifd_proto.machine.verdict import Report
 from multifd_proto.peers.address import Address
-from multifd_proto.peers.arrivals import Arrivals
 from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.endpoint import Listener
 from multifd_proto.peers.judging import JudgingProcess
-from multifd_proto.peers.memory import GuestMemory
 from multifd_proto.peers.owner import Owner
-from multifd_proto.peers.receive_channel import ChannelReader
-from multifd_proto.peers.receive_main import MainReader
-from multifd_proto.peers.reception import Failure, Reception
+from multifd_proto.peers.receive.arrivals import Arrivals
+from multifd_proto.peers.receive.channel import ChannelReader
+from multifd_proto.peers.receive.main import MainReader
+from multifd_proto.peers.receive.memory import GuestMemory
+from multifd_proto.peers.receive.reception import Failure, Reception
 from multifd_proto.peers.statistics import ChannelStatistics
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.wire.block_names import file_name

@@ -14,7 +14,7 @@ from multifd_proto.machine.refusal import Refusals
 from multifd_proto.machine.verdict import Violation
 from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.judging import JudgingProcess
-from multifd_proto.peers.memory import GuestMemory
+from multifd_proto.peers.receive.memory import GuestMemory
 
 _TICK = 0.25
 

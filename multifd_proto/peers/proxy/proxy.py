@@ -16,13 +16,13 @@ from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.peers.address import Address
 from multifd_proto.peers.connection import Connection
 from multifd_proto.peers.endpoint import Listener, dial
-from multifd_proto.peers.judged_watch import JudgedWatch
 from multifd_proto.peers.judging import JudgingProcess
 from multifd_proto.peers.owner import Owner
-from multifd_proto.peers.pcapng_writer import Conversation, End, PcapngWriter
-from multifd_proto.peers.relay import Relay, Side
+from multifd_proto.peers.proxy.judged_watch import JudgedWatch
+from multifd_proto.peers.proxy.pcapng_writer import Conversation, End, PcapngWriter
+from multifd_proto.peers.proxy.relay import Relay, Side
+from multifd_proto.peers.proxy.tamper import Faults, Tamper
 from multifd_proto.peers.statistics import ChannelStatistics
-from multifd_proto.peers.tamper import Faults, Tamper
 from multifd_proto.peers.watch import Watch
 
 MAX_CONNECTIONS = 257

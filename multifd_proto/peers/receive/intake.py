@@ -32,8 +32,8 @@ from multifd_proto.machine.refusal import (
 )
 from multifd_proto.machine.rule import Fault
 from multifd_proto.peers.connection import after
-from multifd_proto.peers.memory import Block
-from multifd_proto.peers.reception import Reception
+from multifd_proto.peers.receive.memory import Block
+from multifd_proto.peers.receive.reception import Reception
 from multifd_proto.peers.statistics import ChannelStatistics
 from multifd_proto.wire.schema import MultiFDPacketHdr
 

@@ -10,7 +10,7 @@ from typing import BinaryIO
 from multifd_proto.machine.receiving import refuse_record
 from multifd_proto.machine.rule import Fault
 from multifd_proto.peers.connection import Connection, PeerClosedError, PeerTimeoutError
-from multifd_proto.peers.reception import Reception
+from multifd_proto.peers.receive.reception import Reception
 from multifd_proto.wire.main_records import MainRecord, StreamEnd, VmDescription
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.ram_records import RamSetup, RamZero

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.owner import Owner
-from multifd_proto.peers.ram_image import Batch, Order, RamImage
+from multifd_proto.peers.send.ram_image import Batch, Order, RamImage
 from multifd_proto.wire.ram_records import RamBlockEntry
 
 

@@ -17,8 +17,8 @@ from enum import Enum
 
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.connection import Buffer, Connection
-from multifd_proto.peers.pcapng_writer import Conversation
-from multifd_proto.peers.splice import ReceiveError, SendError, Splicer, UnableToSpliceError
+from multifd_proto.peers.proxy.pcapng_writer import Conversation
+from multifd_proto.peers.proxy.splice import ReceiveError, SendError, Splicer, UnableToSpliceError
 from multifd_proto.peers.watch import Watch
 
 BUFFER = 256 * 1024

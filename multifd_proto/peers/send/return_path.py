@@ -10,7 +10,7 @@ from multifd_proto.errors import PeerError
 from multifd_proto.machine.receiving import PONG, SHUT, SWITCHOVER_ACK
 from multifd_proto.machine.sending import PING
 from multifd_proto.peers.connection import Connection, PeerTimeoutError
-from multifd_proto.peers.crew import Crew
+from multifd_proto.peers.send.crew import Crew
 
 _HEADER = struct.Struct(">HH")
 _LENGTHS = {SHUT: 4, PONG: 4, SWITCHOVER_ACK: 0}

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Condition, Lock
 
 from multifd_proto.errors import PeerError
-from multifd_proto.peers.ram_image import Batch
+from multifd_proto.peers.send.ram_image import Batch
 
 _ZERO_RUNS = 64
 """Packets' worth of zero pages that the main stream takes at once; four times as many wait."""

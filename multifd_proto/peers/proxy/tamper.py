@@ -19,8 +19,8 @@ from multifd_proto.machine.events import (
     InitReceived,
     PacketReceived,
 )
-from multifd_proto.peers.faults import Action, Fault, set_field
-from multifd_proto.peers.relay import BUFFER, BrokenError, Relay, Side
+from multifd_proto.peers.proxy.faults import Action, Fault, set_field
+from multifd_proto.peers.proxy.relay import BUFFER, BrokenError, Relay, Side
 from multifd_proto.peers.watch import MULTIFD
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.schema import (

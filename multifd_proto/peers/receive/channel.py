@@ -15,10 +15,10 @@ from pathlib import Path
 
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.events import ChannelState, DeviceStateReceived
-from multifd_proto.peers.channel_intake import ChannelIntake
 from multifd_proto.peers.connection import Connection, PeerClosedError, PeerTimeoutError
-from multifd_proto.peers.fast_lane import FastLane
-from multifd_proto.peers.reception import Reception
+from multifd_proto.peers.receive.fast_lane import FastLane
+from multifd_proto.peers.receive.intake import ChannelIntake
+from multifd_proto.peers.receive.reception import Reception
 from multifd_proto.wire.schema import MultiFDPacketHdr
 
 _BUFFER = 128 << 10

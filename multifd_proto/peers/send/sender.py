@@ -16,13 +16,13 @@ from multifd_proto.errors import PeerError
 from multifd_proto.machine.sending import MainWriter, PacketWriter, SourceParameters
 from multifd_proto.peers.address import Address
 from multifd_proto.peers.connection import Connection, PeerClosedError
-from multifd_proto.peers.crew import Bandwidth, Crew, Stopped
 from multifd_proto.peers.endpoint import dial
-from multifd_proto.peers.ram_image import Batch, Order
-from multifd_proto.peers.ram_images import RamImages
-from multifd_proto.peers.return_path import MainConnection
-from multifd_proto.peers.send_channel import SendChannel
-from multifd_proto.peers.sent import Sent
+from multifd_proto.peers.send.channel import SendChannel
+from multifd_proto.peers.send.crew import Bandwidth, Crew, Stopped
+from multifd_proto.peers.send.ram_image import Batch, Order
+from multifd_proto.peers.send.ram_images import RamImages
+from multifd_proto.peers.send.return_path import MainConnection
+from multifd_proto.peers.send.sent import Sent
 from multifd_proto.peers.statistics import total
 from multifd_proto.peers.templates import Template, template_for
 from multifd_proto.peers.tls import TlsCredentials, wrap

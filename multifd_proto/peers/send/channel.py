@@ -7,10 +7,10 @@ from collections.abc import Callable
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.sending import PacketWriter, ZeroPages
 from multifd_proto.peers.connection import Connection
-from multifd_proto.peers.crew import Bandwidth, Crew, Stopped
-from multifd_proto.peers.ram_image import Batch
+from multifd_proto.peers.send.crew import Bandwidth, Crew, Stopped
+from multifd_proto.peers.send.ram_image import Batch
+from multifd_proto.peers.send.zero_copy import ZeroCopy
 from multifd_proto.peers.statistics import ChannelStatistics
-from multifd_proto.peers.zero_copy import ZeroCopy
 from multifd_proto.wire.payload import Encoder
 
 

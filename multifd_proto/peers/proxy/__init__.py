@@ -1,0 +1,1 @@
+"""What stands between two peers: the proxy, its record, and its faults."""

@@ -1,0 +1,1 @@
+"""The reference receiver: a complete destination for a real source."""

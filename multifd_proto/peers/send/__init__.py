@@ -1,0 +1,1 @@
+"""The reference sender: a complete source for a real destination."""
