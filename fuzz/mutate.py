@@ -229,7 +229,8 @@ def campaign(
     outcomes: Counter[str] = Counter()
     findings: dict[int, str] = {}
     slowest, peak = 0.0, 0
-    with multiprocessing.get_context("fork").Pool(workers) as pool:
+    # a forked worker would begin with the memory of whoever asks, and be blamed for it
+    with multiprocessing.get_context("spawn").Pool(workers) as pool:
         for number, outcome, seconds, held in pool.imap_unordered(
             _work, range(seed, seed + count), chunksize=50
         ):
