@@ -86,7 +86,10 @@ def test_credentials_make_it_tls(pair, tmp_path):
     source, destination = pair("10.0", tls_creds=issue(tmp_path / "pki"))
     for end in (source, destination):
         configure(end, tls=True)
-    demand_success(run(source, destination), tmp_path)
+    ends = run(source, destination)
+    # a destination of 10.0 may trace an error at the end of a TLS migration that completes
+    assert [end.status for end in ends] == ["completed", "completed"]
+    assert (tmp_path / "source").read_bytes() == (tmp_path / "destination").read_bytes()
     assert source.trace.count("ioctype=qio-channel-tls") == 2
 
 
