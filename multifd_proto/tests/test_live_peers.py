@@ -117,10 +117,25 @@ def receiving(case, folder, **options):
         yield receiver, result
 
 
+def went_well(sent, version):
+    """A source's own word; old ones may close a channel before its last, empty packet is sent."""
+    harmless = {
+        "Unable to write to socket: Broken pipe",
+        "multifd_send_terminate_threads error 1",
+        *(f"multifd_send_error channel {number}" for number in range(16)),
+    }
+    return sent.status == "completed" and not set(sent.errors).difference(
+        harmless if version in OLD else ()
+    )
+
+
 def agree_with_trace(statistics, traced):
     """Packet by packet, QEMU's trace and what we counted; releases print not all numbers."""
     for channel in statistics:
         packets = traced[channel.id]
+        last = packets[-1]
+        if len(packets) > channel.packets and not (last.normal or last.zero or last.is_sync):
+            packets = packets[:-1]  # traced, but never sent: see `went_well`
         assert channel.packets == len(packets)
         assert channel.syncs == sum(packet.is_sync for packet in packets)
         for ours, theirs in (("normal", "normal"), ("zero", "zero")):
@@ -138,7 +153,8 @@ def test_a_real_source_is_received(case, qemu, tmp_path):
     ) as (receiver, result):  # fmt: skip
         source.migrate(str(receiver.address))
         sent, received = outcome(source), result()
-        assert (sent.status, sent.errors, received.failure) == ("completed", (), None)
+        assert went_well(sent, case.version), sent.errors
+        assert received.failure is None
         agree_with_trace(received.channels, sent_packets(source.trace))
     assert (tmp_path / "ram0.ram").read_bytes() == (tmp_path / "ram").read_bytes()
     counts = total(received.channels)
@@ -200,7 +216,8 @@ def test_several_rounds_of_a_changing_machine_are_received(version, method, qemu
             dirty(source)
             source.set_parameters({"max-bandwidth": 10 << 30, "downtime-limit": 2000})
             sent, received = outcome(source), result()
-        assert (sent.status, sent.errors, received.failure) == ("completed", (), None)
+        assert went_well(sent, version), sent.errors
+        assert received.failure is None
         agree_with_trace(received.channels, sent_packets(source.trace))
     assert received.rounds > 3
     assert (tmp_path / "ram0.ram").read_bytes() == (tmp_path / "ram").read_bytes()
