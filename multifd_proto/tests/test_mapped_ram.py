@@ -452,6 +452,17 @@ def test_any_bytes_are_read_to_an_end(data, chunk):
     read({0: begin("mapped-ram") + ram_head(1, 4, MIB) + data}, chunk=chunk)
 
 
+def test_pages_that_lie_before_their_header_lead_nowhere():
+    pieces, _ = layout((b"a", 4096), (b"b", 8192))
+    place = MIB + 4096  # behind the page of the first block
+    # the pages_offset of the second block, at the end of its header, is made 0x10000
+    head = pieces[place]
+    piece = head[:30] + (0x10000).to_bytes(8, "big") + head[38:]
+    stream, _ = read(pieces | {place: piece})
+    assert stream.done
+    assert stream.position > place
+
+
 @given(st.data())
 def test_a_damaged_file_is_read_to_an_end(data):
     pieces, _ = layout((b"a", 4096), (b"b", 8192))

@@ -196,4 +196,5 @@ class MappedRamStream:
             for fault in block.faults(self._size):
                 self._report(block.place, fault)
             self.done |= not block.readable(self._size)
-        self.position = block.slots.stop if block.in_file else block.end
+        if not self.done:
+            self.position = block.slots.stop if block.in_file else block.end
