@@ -14,6 +14,8 @@ from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.link import Frame
 from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
+from multifd_proto.wire.main_records import STREAM_MAGIC
+from multifd_proto.wire.schema import CHANNEL_MAGIC
 
 Progress = Callable[[int, int | None], None]
 """Told the bytes read so far of all inputs as they are stored, and their sum if it is known."""
@@ -30,8 +32,8 @@ RAW_DUMP = Format("raw dump", None)
 _FORMATS = {
     **dict.fromkeys(pcap.MAGICS, Format("pcap", pcap.frames)),
     pcapng.MAGIC: Format("pcapng", pcapng.frames),
-    b"\x11\x22\x33\x44": RAW_DUMP,  # a multifd channel
-    b"QEVM": RAW_DUMP,  # a main stream
+    CHANNEL_MAGIC: RAW_DUMP,
+    STREAM_MAGIC: RAW_DUMP,
     **{bytes((0x16, 3, minor)): RAW_DUMP for minor in range(5)},  # a TLS handshake
 }
 _COMPRESSIONS = {

@@ -25,15 +25,14 @@ from multifd_proto.capture.events import (
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import Event, PacketReceived
-from multifd_proto.machine.migration import ChannelInfo, MainInfo, MainReceived
+from multifd_proto.machine.migration import ChannelInfo, MainInfo, main_events
 from multifd_proto.machine.parameters import Bounds, MigrationParameters
 from multifd_proto.machine.payload import PageSink
 from multifd_proto.machine.resync import PEEK, starts_with_packet
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.main_stream import MainStream
-from multifd_proto.wire.schema import MULTIFD_MAGIC
+from multifd_proto.wire.schema import CHANNEL_MAGIC
 
-MULTIFD = MULTIFD_MAGIC.to_bytes(4, "big")
 NOTHING = 1 << 62
 """`unwanted_until` of a direction that is not looked at."""
 TRIAL = 16 * 1024 * 1024
@@ -164,7 +163,7 @@ class Follower:
             connection.kind, connection.machine = "main", MainStream()
             session = self._join(connection)
             connection.peer = session.checker.add_main(half.stream, opened=_opened(half))
-        elif head[:4] == MULTIFD and (half.anchored or not starts_with_packet(head)):
+        elif head[:4] == CHANNEL_MAGIC and (half.anchored or not starts_with_packet(head)):
             self._set_half(connection, half)
             connection.machine = self._channel(started=True)
             self._adopt(connection, connection.machine, whole=True)
@@ -250,7 +249,8 @@ class Follower:
             connection.peer.page_size = machine.page_size
         else:
             assert machine is not None
-            events = _main_events(connection, machine, time)
+            assert isinstance(connection.peer, MainInfo)
+            events = main_events(connection.peer, machine.records(), time)
         assert connection.peer is not None
         assert connection.session is not None
         for event in events:
@@ -306,11 +306,3 @@ def _feed_main(machine: MainStream, event: Fed) -> None:
             # a receiver that resets the connection is no fault of the stream
             if not event.by_peer:
                 machine.receive_eof()
-
-
-def _main_events(connection: Connection, machine: MainStream, time: int) -> Iterator[MainReceived]:
-    """Yield the records one by one: each is noted before the next asks for the marks so far."""
-    peer = connection.peer
-    assert isinstance(peer, MainInfo)
-    for offset, size, record in machine.records():
-        yield MainReceived(offset, time, size, record, peer.marks)

@@ -7,6 +7,7 @@ own SYNC packets and compared by number.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 from multifd_proto.machine.events import (
@@ -108,6 +109,20 @@ class MainInfo:
     def complete(self) -> bool:
         """All of the precopy was seen."""
         return self.whole and self.ram_ended
+
+
+def main_events(
+    main: MainInfo, records: Iterable[tuple[int, int, MainRecord]], time: int
+) -> Iterator[MainReceived]:
+    """Yield the events of records, each to be noted before the next asks for the marks so far.
+
+    Args:
+        main: the stream that they are of.
+        records: place in the stream, size in bytes, record: as `MainStream` gives them.
+        time: nanoseconds since the epoch.
+    """
+    for offset, size, record in records:
+        yield MainReceived(offset, time, size, record, main.marks)
 
 
 @dataclass

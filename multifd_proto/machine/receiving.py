@@ -9,7 +9,6 @@ whether somebody may go on, and the edge does the waiting.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from multifd_proto.machine.parameters import MigrationParameters, RamBlock
@@ -223,7 +222,7 @@ def _refuse_zero(record: RamZero, blocks: dict[bytes, RamBlock], page_size: int)
 
 
 def violation(
-    refusals: Iterable[tuple[str, Fault]], stream: int, channel: int | None, offset: int | None
+    refusals: Refusals, stream: int, channel: int | None, offset: int | None
 ) -> Violation | None:
     """Return the first of some refusals, with its place; None if there is none."""
     for requirement, fault in refusals:

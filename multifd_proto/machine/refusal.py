@@ -7,7 +7,7 @@ not what any release does: where real receivers crash or let a fault pass, these
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterable, Mapping
 from uuid import UUID
 
 from multifd_proto.machine.events import (
@@ -28,7 +28,7 @@ from multifd_proto.wire.schema import (
     MultiFDPacketHdr,
 )
 
-Refusals = Iterator[tuple[str, Fault]]
+Refusals = Iterable[tuple[str, Fault]]
 """Requirement ids, each with the fault."""
 
 MAX_DEVICE_STATE = 64 << 20

@@ -158,17 +158,18 @@ def _packed(value: object) -> bytes:
 
 def _serve(pipe: int, answers: BinaryIO) -> None:
     """Judge what comes through the pipe, and answer with the verdict."""
-    from multifd_proto.peers.watch import Judge, Watch
+    from multifd_proto.machine.check import Checker
+    from multifd_proto.peers.watch import Watch
 
     with open(pipe, "rb", buffering=0, closefd=False) as start:
         (length,) = struct.unpack("=I", start.read(4))
-        judge = Judge(pickle.loads(_exactly(start, length)))  # from our own parent
+        checker = Checker(pickle.loads(_exactly(start, length)))  # from our own parent
     answers.write(_READY)
     answers.flush()
     watches: dict[int, Watch] = {}
     for kind, number, value, data in _frames(pipe):
         if kind == _OPEN:
-            watches[number] = Watch(number, follows=True, judge=judge, opened=value)
+            watches[number] = Watch(number, follows=True, checker=checker, opened=value)
         elif kind == _DATA:
             watches[number].feed(data)
         elif kind == _SKIP:
@@ -177,8 +178,7 @@ def _serve(pipe: int, answers: BinaryIO) -> None:
             watches[number].set_reverse(value)
         else:
             watches[number].end(reset=kind != _END, by_peer=kind == _BROKEN)
-    report = judge.checker.conclude()
-    migration = judge.checker.migration
+    report, migration = checker.conclude(), checker.migration
     migration.pages.clear()  # large, and judged
     answers.write(pickle.dumps((report, migration)))
 

@@ -8,8 +8,6 @@ read how many bytes come that are to be seen, or need not be.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
-from threading import Lock
 
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.check import Checker
@@ -20,52 +18,17 @@ from multifd_proto.machine.events import (
     InitReceived,
     PacketReceived,
 )
-from multifd_proto.machine.migration import ChannelInfo, MainInfo, MainReceived
+from multifd_proto.machine.migration import ChannelInfo, MainInfo, main_events
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.peers.statistics import ChannelStatistics
-from multifd_proto.wire.main_records import STREAM_MAGIC, MainRecord, StreamEnd
+from multifd_proto.wire.main_records import STREAM_MAGIC, StreamEnd
 from multifd_proto.wire.main_stream import MainStream
-from multifd_proto.wire.schema import MULTIFD_MAGIC, MultiFDInit, MultiFDPacket
+from multifd_proto.wire.schema import CHANNEL_MAGIC, MultiFDInit, MultiFDPacket
 
-MULTIFD = MULTIFD_MAGIC.to_bytes(4, "big")
-_KINDS = {STREAM_MAGIC: "main", MULTIFD: "multifd", b"\x16\x03": "tls"}
+_KINDS = {STREAM_MAGIC: "main", CHANNEL_MAGIC: "multifd", b"\x16\x03": "tls"}
 """What first bytes tell; those of TLS are a handshake record's, whatever its version."""
 ALL = 1 << 62
 """More bytes than a connection has."""
-
-
-class Judge:
-    """The checker of a migration whose connections are served by several threads."""
-
-    def __init__(self, parameters: MigrationParameters | None = None) -> None:
-        self.parameters = parameters or MigrationParameters()
-        self.checker = Checker(self.parameters)
-        self._lock = Lock()
-
-    def add(self, number: int, kind: str, opened: int) -> ChannelInfo | MainInfo | None:
-        """Announce a connection whose kind is known; `opened` is in ns since the epoch."""
-        with self._lock:
-            match kind:
-                case "multifd":
-                    return self.checker.add_channel(number, opened=opened)
-                case "main":
-                    return self.checker.add_main(number, opened=opened)
-                case "tls":
-                    self.checker.add_tls(number)
-        return None
-
-    def judge(self, peer: ChannelInfo, events: Iterable[Event]) -> None:
-        """Judge the next events of a channel."""
-        with self._lock:
-            self.checker.judge(peer, events)
-
-    def judge_main(self, peer: MainInfo, records: Iterable[tuple[int, int, MainRecord]]) -> None:
-        """Judge the next records of the main stream, each noted before the next."""
-        now = time.time_ns()
-        with self._lock:
-            for offset, size, record in records:
-                event = MainReceived(offset, now, size, record, peer.marks)
-                self.checker.judge(peer, (event,))
 
 
 class Watch:
@@ -74,8 +37,8 @@ class Watch:
     Args:
         number: number of the connection.
         follows: packets and records are to be read; otherwise only what the connection is.
-        judge: judges them; that needs `follows`.
-        parameters: what is known of the migration; None for what the judge knows.
+        checker: judges them; that needs `follows`.
+        parameters: what is known of the migration; None for what the checker knows.
         opened: when it was opened, in ns since the epoch; now if 0.
     """
 
@@ -84,7 +47,7 @@ class Watch:
         number: int,
         *,
         follows: bool,
-        judge: Judge | None = None,
+        checker: Checker | None = None,
         parameters: MigrationParameters | None = None,
         opened: int = 0,
     ) -> None:
@@ -97,8 +60,9 @@ class Watch:
         """What went over a channel; None where packets are not read."""
         self.main_ended: bool | None = None
         """The main stream has come to its end; None where its records are not read."""
-        self._follows, self._judge = follows, judge
-        self._known = parameters or (judge.parameters if judge else MigrationParameters())
+        self._follows, self._checker = follows, checker
+        known = checker.migration.parameters if checker else MigrationParameters()
+        self._known = parameters or known
         self._opened = opened or time.time_ns()
         self._head = b""
         self._machine: Channel | MainStream | None = None
@@ -111,7 +75,7 @@ class Watch:
         """
         machine = self._machine
         if self.kind == "unknown":
-            return len(MULTIFD) - len(self._head), True
+            return len(CHANNEL_MAGIC) - len(self._head), True
         if machine is None:
             left = MultiFDInit.size() - len(self._head) if self.kind == "multifd" else 0
             return (left, True) if left else (ALL, False)
@@ -129,7 +93,7 @@ class Watch:
         """Take the next bytes, in any cut."""
         if self.kind == "unknown":
             self._head += data
-            if len(self._head) >= len(MULTIFD):
+            if len(self._head) >= len(CHANNEL_MAGIC):
                 self._identify()
         elif self._machine is None:
             self._head += data[: MultiFDInit.size() - len(self._head)]
@@ -169,8 +133,8 @@ class Watch:
         for start, kind in _KINDS.items():
             if head.startswith(start):
                 self.kind = kind
-        if self._judge:
-            self._peer = self._judge.add(self.number, self.kind, self._opened)
+        if self._checker:
+            self._announce(self._checker)
         if self._follows and self.kind in ("main", "multifd"):
             self._machine = self._main() if self.kind == "main" else self._channel()
             _receive(self._machine, head)
@@ -178,13 +142,22 @@ class Watch:
         else:
             self._read_id()
 
+    def _announce(self, checker: Checker) -> None:
+        match self.kind:
+            case "multifd":
+                self._peer = checker.add_channel(self.number, opened=self._opened)
+            case "main":
+                self._peer = checker.add_main(self.number, opened=self._opened)
+            case "tls":
+                checker.add_tls(self.number)
+
     def _main(self) -> MainStream:
         self.main_ended = False
         return MainStream()
 
     def _channel(self) -> Channel:
         self.statistics = ChannelStatistics()
-        known, decode = self._known, self._judge is not None
+        known, decode = self._known, self._checker is not None
         return Channel(page_size=known.page_size, dialect=known.dialect, decode=decode)
 
     def _read_id(self) -> None:
@@ -199,17 +172,18 @@ class Watch:
             records = list(self._machine.records())
             if any(isinstance(record, StreamEnd) for _, _, record in records):
                 self.main_ended = True
-            if self._judge and isinstance(self._peer, MainInfo):
-                self._judge.judge_main(self._peer, records)
+            if self._checker and isinstance(self._peer, MainInfo):
+                events = main_events(self._peer, records, time.time_ns())
+                self._checker.judge(self._peer, events)
 
     def _take_events(self, machine: Channel, events: list[Event]) -> None:
         if not events:
             return
         for event in events:
             self._take_event(event)
-        if self._judge and isinstance(self._peer, ChannelInfo):
+        if self._checker and isinstance(self._peer, ChannelInfo):
             self._peer.page_size = machine.page_size
-            self._judge.judge(self._peer, events)
+            self._checker.judge(self._peer, events)
 
     def _take_event(self, event: Event) -> None:
         assert self.statistics

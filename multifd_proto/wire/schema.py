@@ -20,6 +20,8 @@ from construct import Adapter, Bytes, Construct, Int8ub, Int32ub, Int64ub, Renam
 
 MULTIFD_MAGIC = 0x11223344
 """First four bytes of every multifd message, big-endian (QEMU: `MULTIFD_MAGIC`)."""
+CHANNEL_MAGIC = MULTIFD_MAGIC.to_bytes(4, "big")
+"""The same, as a channel begins with them."""
 MULTIFD_VERSION = 1
 """The only protocol version there has ever been (QEMU: `MULTIFD_VERSION`)."""
 MULTIFD_PACKET_SIZE = 512 * 1024

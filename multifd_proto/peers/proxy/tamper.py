@@ -21,9 +21,9 @@ from multifd_proto.machine.events import (
 )
 from multifd_proto.peers.proxy.faults import Action, Fault, set_field
 from multifd_proto.peers.proxy.relay import BUFFER, BrokenError, Relay, Side
-from multifd_proto.peers.watch import MULTIFD
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.schema import (
+    CHANNEL_MAGIC,
     Message,
     MultiFDInit,
     MultiFDPacket,
@@ -119,10 +119,10 @@ class Tamper:
         """
         self._relay = relay
         head = b""
-        while len(head) < len(MULTIFD) and (data := relay.receive(len(MULTIFD) - len(head))):
+        while (lacking := len(CHANNEL_MAGIC) - len(head)) and (data := relay.receive(lacking)):
             head += data
         try:
-            if head == MULTIFD:
+            if head == CHANNEL_MAGIC:
                 self._pump_channel(head)
             elif head == STREAM_MAGIC:
                 self._pump_main(head)

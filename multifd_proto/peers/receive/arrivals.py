@@ -25,12 +25,11 @@ from multifd_proto.peers.endpoint import Listener
 from multifd_proto.peers.receive.reception import Reception
 from multifd_proto.peers.tls import begin, shake_hands
 from multifd_proto.wire.main_records import STREAM_MAGIC
-from multifd_proto.wire.schema import MULTIFD_MAGIC, MultiFDInit
+from multifd_proto.wire.schema import CHANNEL_MAGIC, MultiFDInit
 
 _TICK = 0.02
 _PENDING = 16  # connections more than needed that may be open before their first bytes came
 _TOLD = 8  # connections that are told of one by one
-_MAGIC = MULTIFD_MAGIC.to_bytes(4, "big")
 _INIT = MultiFDInit.size()
 
 
@@ -223,13 +222,13 @@ class Arrivals:
         first = b""
         if self._peeks:
             with suppress(PeerClosedError):
-                first = self._read(connection, stream, b"", len(_MAGIC))
-            if len(first) < len(_MAGIC):
+                first = self._read(connection, stream, b"", len(CHANNEL_MAGIC))
+            if len(first) < len(CHANNEL_MAGIC):
                 return None
-            if first not in (STREAM_MAGIC, _MAGIC):
-                demanded = f"{STREAM_MAGIC.hex(' ')} or {_MAGIC.hex(' ')}"
+            if first not in (STREAM_MAGIC, CHANNEL_MAGIC):
+                demanded = f"{STREAM_MAGIC.hex(' ')} or {CHANNEL_MAGIC.hex(' ')}"
                 fault = Fault("start of a connection", first.hex(" "), demanded)
-                self._reception.refuse(iter([("CHAN-6", fault)]), stream, None, 0)
+                self._reception.refuse([("CHAN-6", fault)], stream, None, 0)
         if self._is_main(first, stream):
             return first
         init = self._read(connection, stream, first, _INIT)
@@ -272,7 +271,7 @@ class Arrivals:
                 del self._unknown[stream]
         if second:
             fault = Fault("connection", "a second main stream", "a multifd channel")
-            self._reception.refuse(iter([("CHAN-4", fault)]), stream, None, 0)
+            self._reception.refuse([("CHAN-4", fault)], stream, None, 0)
 
 
 def _origin(sock: socket.socket) -> str:

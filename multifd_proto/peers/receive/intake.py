@@ -196,7 +196,7 @@ class ChannelIntake:
         if self.over:
             seen = "missing, and pages follow"
             fault = Fault("mark of the last SYNC", seen, "on the main stream")
-            self._refuse(iter([("SYNC-6", fault)]), event.offset)
+            self._refuse([("SYNC-6", fault)], event.offset)
         self.unsynced = True
         self._block = block = self._reception.memory.blocks[block_name(event)]
         self.pieces = block.pieces(event.packet.offset[: event.packet.normal_pages])

@@ -110,7 +110,7 @@ class MainReader:
             fault = Fault(
                 "end of the stream", f"after {self.bytes} bytes", "after the last section"
             )
-            reception.refuse(iter([("MAIN-11", fault)]), self._stream, None, self.bytes)
+            reception.refuse([("MAIN-11", fault)], self._stream, None, self.bytes)
         farewell = reception.state.farewell()
         if farewell:
             with suppress(PeerClosedError):  # a source that does not care is none of our business
@@ -154,7 +154,7 @@ class MainReader:
             if never:
                 seen = f"ended after {state.arrived[never[0]]} of them"
                 fault = Fault(f"channel {never[0]}", seen, f"open for SYNC {state.passed + 1}")
-                reception.refuse(iter([("SYNC-13", fault)]), self._stream, None, offset)
+                reception.refuse([("SYNC-13", fault)], self._stream, None, offset)
             return not state.missing()
 
         with reception.lock:

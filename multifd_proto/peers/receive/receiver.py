@@ -152,7 +152,7 @@ class Receiver(Owner):
         for reader in self._readers:
             if reader.intake.unsynced:
                 channel = reader.intake.statistics.id
-                found = violation(iter([("SYNC-8", fault)]), reader.intake.stream, channel, None)
+                found = violation([("SYNC-8", fault)], reader.intake.stream, channel, None)
                 return Failure(str(found), found)
         return None
 
