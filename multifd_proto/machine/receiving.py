@@ -28,18 +28,11 @@ from multifd_proto.wire.main_records import (
 )
 from multifd_proto.wire.ram_records import RamEos, RamFlush, RamPage, RamSetup, RamZero
 from multifd_proto.wire.requirements import load
+from multifd_proto.wire.return_path import PONG, SHUT, SWITCHOVER_ACK, reply
 
-_REPLY = struct.Struct(">HH")
 _U32 = struct.Struct(">I")
-SHUT, PONG, SWITCHOVER_ACK = 1, 2, 7
-"""Types of messages on the return path (QEMU: `MIG_RP_MSG_*` in migration/migration.h)."""
 _RAM = (0, 4)  # instance and version of the section
 _FOLLOWED = frozenset({1, 2, 3, 11})  # opening, PING, POSTCOPY_ADVISE and SWITCHOVER_START
-
-
-def reply(kind: int, data: bytes = b"") -> bytes:
-    """Return a message of the return path: u16 type, u16 length, data, big-endian."""
-    return _REPLY.pack(kind, len(data)) + data
 
 
 @dataclass

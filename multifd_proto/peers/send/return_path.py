@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Callable
 from contextlib import suppress
 
 from multifd_proto.errors import PeerError
-from multifd_proto.machine.receiving import PONG, SHUT, SWITCHOVER_ACK
 from multifd_proto.machine.sending import PING
 from multifd_proto.peers.connection import Connection, PeerTimeoutError
 from multifd_proto.peers.send.crew import Crew
+from multifd_proto.wire.return_path import (
+    HEADER,
+    LENGTHS,
+    NAMES,
+    PONG,
+    SHUT,
+    SWITCHOVER_ACK,
+)
 
-_HEADER = struct.Struct(">HH")
-_LENGTHS = {SHUT: 4, PONG: 4, SWITCHOVER_ACK: 0}
-_NAMES = {SHUT: "SHUT", PONG: "PONG", SWITCHOVER_ACK: "SWITCHOVER_ACK"}
 _AT_ONCE = 4096
 
 
@@ -99,17 +102,17 @@ class MainConnection:
                 return taken
 
     def _parse(self) -> None:
-        while len(self._buffer) >= _HEADER.size:
-            kind, length = _HEADER.unpack_from(self._buffer)
-            if kind not in _LENGTHS:
+        while len(self._buffer) >= HEADER.size:
+            kind, length = HEADER.unpack_from(self._buffer)
+            if kind not in LENGTHS:
                 raise self._wrong(f"message type is {kind}, must be 1, 2 or 7")
-            if length != _LENGTHS[kind]:
-                demanded = _LENGTHS[kind]
-                raise self._wrong(f"length of {_NAMES[kind]} is {length}, must be {demanded}")
-            end = _HEADER.size + length
+            if length != LENGTHS[kind]:
+                demanded = LENGTHS[kind]
+                raise self._wrong(f"length of {NAMES[kind]} is {length}, must be {demanded}")
+            end = HEADER.size + length
             if len(self._buffer) < end:
                 return
-            self._take(kind, int.from_bytes(self._buffer[_HEADER.size : end], "big"))
+            self._take(kind, int.from_bytes(self._buffer[HEADER.size : end], "big"))
             del self._buffer[:end]
             self._offset += end
 
