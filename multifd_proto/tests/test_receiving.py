@@ -66,6 +66,7 @@ PROVEN = {
     "SYNC-11": "receive_channel:test_pages_after_a_sync_are_written_only_after_its_mark",
     "SYNC-12": "receiver:test_pages_of_a_sync_packet_are_loaded_before_it_counts",
     "SYNC-13": "receive_channel:test_a_channel_that_ends_before_its_sync_is_told_of_at_once",
+    "SYNC-14": "receive_channel:test_pages_before_the_first_sync_are_refused",
     "MAIN-12": "receive_main:test_a_block_that_the_receiver_does_not_have_is_refused",
     "DEV-6": "receive_channel:test_wrong_device_state_is_refused",
 }
