@@ -65,7 +65,8 @@ class Case:
     @property
     def script(self) -> Script:
         """What is played."""
-        return Script(self.steps, self.id, self.channels, self.method, self.tls)
+        expect = "" if self.reported else self.expect.name
+        return Script(self.steps, self.id, self.channels, self.method, self.tls, expect)
 
     def not_applicable(self, peer: Description) -> str:
         """Return why a peer cannot be asked; empty if it can."""

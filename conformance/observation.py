@@ -52,6 +52,14 @@ class Exchange:
     size: int = 0
     """How many bytes went."""
 
+    def lines(self, shown: int = 64) -> list[str]:
+        """Return it as text: what it was, and the first bytes of it in hex."""
+        head = f"{self.time:9.4f} s  {self.wire:>5}  {self.kind:<8} {self.what}"
+        if not self.size:
+            return [head]
+        more = f" ... ({self.size} bytes)" if self.size > shown else ""
+        return [head, f"{'':>28}{self.data[:shown].hex(' ', -4)}{more}"]
+
 
 @dataclass(frozen=True)
 class Observation:

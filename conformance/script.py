@@ -198,7 +198,9 @@ class Complete:
 
     do = "complete"
     sync: bool = True
-    """Send the last round's SYNC packets and mark."""
+    """Send the last section, with its SYNC packets and mark."""
+    finish: bool = True
+    """Send the end of the main stream; if not, connections are ended and that is all."""
 
 
 Message: TypeAlias = Init | Sync | Pages | DeviceState | Main | Raw
@@ -218,14 +220,18 @@ class Script:
     steps: tuple[Step, ...]
     name: str = ""
     channels: int = 2
-    """What the receiver is started for."""
+    """What the receiver is started for, as are `method` and `tls`."""
     method: str = "none"
     tls: bool = False
+    expect: str = ""
+    """Name of the `case.Expect` that keeps the requirement; empty if nothing is demanded."""
 
     def to_json(self) -> str:
         """Return the readable form: one line a step."""
         setup = {"channels": self.channels, "method": self.method, "tls": self.tls}
-        head = json.dumps({"multifd-script": VERSION, "name": self.name, "setup": setup})
+        head = json.dumps(
+            {"multifd-script": VERSION, "name": self.name, "expect": self.expect, "setup": setup}
+        )
         lines = ",\n  ".join(json.dumps(_row(step)) for step in self.steps)
         return f'{head[:-1]}, "steps": [\n  {lines}\n]}}\n'
 
@@ -245,11 +251,17 @@ def load_script(text: str) -> Script:
     setup, rows = data.get("setup", {}), data.get("steps")
     if not isinstance(rows, list) or not isinstance(setup, dict):
         raise ScriptError("no script: 'steps' must be a list, and 'setup' an object")
-    unknown = sorted(set(setup) - {"channels", "method", "tls"})
-    if unknown:
-        raise ScriptError(f"setup: {unknown[0]!r} is unknown, must be channels, method or tls")
+    for name, value in setup.items():
+        if name not in _SETUP:
+            raise ScriptError(f"setup: {name!r} is unknown, must be channels, method or tls")
+        if not _fits(value, _SETUP[name]):
+            raise ScriptError(f"setup: {name} is {value!r}, must be {_SETUP[name]}")
     steps = tuple(_step(number, row) for number, row in enumerate(rows))
-    return Script(steps, str(data.get("name", "")), **setup)
+    named = {name: str(data.get(name, "")) for name in ("name", "expect")}
+    return Script(steps, **named, **setup)
+
+
+_SETUP = {"channels": "int", "method": "str", "tls": "bool"}
 
 
 def _row(step: Step) -> dict[str, Any]:

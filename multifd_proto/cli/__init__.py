@@ -20,6 +20,8 @@ VERBS = {
     "send": "be the source of a migration",
     "proxy": "stand between two peers: record, judge, inject faults",
     "mapped-ram": "look into a mapped-ram file, take out of it, write one",
+    "replay": "play a script to a receiver again: is its fault still there?",
+    "diff": "the same script, played to several receivers, side by side",
     "spec": "what the specification says",
     "render": "write the specification's tables anew",
 }

@@ -1,0 +1,105 @@
+"""`multifd replay`: play a script to a receiver again, and say whether its fault is still there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from multifd_proto.errors import MultiFDError
+
+FAILED, ERROR = 1, 3
+"""Exit statuses: it still fails, always or sometimes; it could not be played."""
+
+
+@click.command()
+@click.argument("script", metavar="FILE|CASE")
+@click.argument("peer", metavar="PEER")
+@click.option(
+    "--repeat",
+    default=3,
+    show_default=True,
+    type=click.IntRange(1, 1000),
+    help="How often, each time with a fresh receiver.",
+)
+@click.option(
+    "--timeout-scale",
+    default=1.0,
+    type=click.FloatRange(0.1, 100),
+    metavar="X",
+    help="Wait so many times as long: for slow machines and sanitizers.",
+)
+@click.option("-v", "--verbose", is_flag=True, help="Show the wire log of the last time.")
+@click.option("--json", "as_json", is_flag=True, help="The result as one JSON object.")
+def command(
+    script: str, peer: str, repeat: int, timeout_scale: float, verbose: bool, as_json: bool
+) -> None:
+    """Play a script to a receiver again, and say whether its fault is still there.
+
+    A script is a FILE that a run or the fuzzer has written, or the id of a CASE (`multifd
+    conformance list`). PEER is a receiver: qemu:10.0, run:CMD, tcp:HOST:PORT, ...
+
+    \b
+    FIXED          it passes every time
+    FAILED         it fails every time
+    FLAKY k of n   it fails k times
+    ERROR          it could not be played
+
+    \b
+    multifd replay INIT-12/id-equals-channels qemu:10.0 --repeat 10
+
+    Exit status 0 for FIXED, 1 for FAILED and FLAKY, 3 for ERROR.
+    """
+    from multifd_proto.conformance.player import Budgets
+
+    rows: list[dict[str, Any]] = []
+    log: list[str] = []
+    try:
+        for _ in range(repeat):
+            row, log = _once(script, peer, Budgets().scaled(timeout_scale))
+            rows.append(row)
+    except MultiFDError as error:
+        status, said = ERROR, f"ERROR: {error}"
+    else:
+        status, said = _status([row["verdict"] for row in rows])
+    if as_json:
+        click.echo(json.dumps({"script": script, "peer": peer, "result": said, "runs": rows}))
+    else:
+        for line in log if verbose else ():
+            click.echo(line)
+        for row in rows:
+            click.echo(f"{row['verdict']}: {row['observed']}")
+        click.echo(said)
+    raise SystemExit(status)
+
+
+def _once(name: str, uri: str, budgets: Any) -> tuple[dict[str, Any], list[str]]:
+    """Play it once, and return the verdict and the wire log."""
+    from multifd_proto.conformance.credentials import credentials
+    from multifd_proto.conformance.peers import parse_receiver
+    from multifd_proto.conformance.trial import find_script, judge_script, trial
+
+    script, peer = find_script(name), parse_receiver(uri)
+    try:
+        with tempfile.TemporaryDirectory(prefix="multifd-") as folder:
+            tls = credentials(Path(folder, "tls")) if script.tls else None
+            description = peer.describe()
+            seen = trial(peer, description, script, tls, budgets)
+    finally:
+        peer.close()
+    judgement = judge_script(script, description, seen)
+    failure = judgement.failure.value if judgement.failure else None
+    row = {"verdict": judgement.verdict.value, "failure": failure, "observed": judgement.text}
+    return row, [line for exchange in seen.exchanges for line in exchange.lines()]
+
+
+def _status(verdicts: list[str]) -> tuple[int, str]:
+    failed = sum(not verdict.startswith(("passed", "reported")) for verdict in verdicts)
+    if not failed:
+        return 0, "FIXED"
+    if failed == len(verdicts):
+        return FAILED, "FAILED"
+    return FAILED, f"FLAKY {failed} of {len(verdicts)}"
