@@ -22,13 +22,12 @@ from .script import (
     Complete,
     Ended,
     Fin,
-    Main,
     Open,
     Pause,
     Reset,
     Script,
     Step,
-    Sync,
+    completion,
 )
 from .stage import Stage
 from .target import Description, RunningReceiver, Sense, Setup, State
@@ -172,22 +171,10 @@ class _Player:
         self._await(lambda: self._refusal(all, names), what, self._budgets.react)
 
     def _complete(self, step: Complete) -> None:
-        self._finish(step)
-        self._await(self._completion, "the completion", self._budgets.complete)
-
-    def _finish(self, step: Complete) -> None:
-        """Send the last round and the end of everything."""
         open_ = [wire.name for wire in self._wires.wires.values() if not wire.finished]
-        if step.sync:
-            self._do(Main(part="end"))
-            for name in open_:
-                if name[:1].isdigit():
-                    self._do(Sync(wire=name))
-            self._do(Main(part="mark"))
-        if step.finish:
-            self._do(Main(part="finish"))
-        for name in open_:
-            self._do(Fin(wire=name))
+        for each in completion(step, open_):
+            self._do(each)
+        self._await(self._completion, "the completion", self._budgets.complete)
 
     def _completion(self) -> Reaction | None:
         """Tell whether the receiver has completed or failed, by whatever it can say."""

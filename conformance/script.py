@@ -236,6 +236,23 @@ class Script:
         return f'{head[:-1]}, "steps": [\n  {lines}\n]}}\n'
 
 
+def completion(step: Complete, wires: list[str]) -> list[Step]:
+    """Return the steps that `Complete` stands for.
+
+    Args:
+        step: says which of them.
+        wires: those that are open.
+    """
+    steps: list[Step] = []
+    if step.sync:
+        steps.append(Main(part="end"))
+        steps += [Sync(wire=name) for name in wires if name != MAIN and name[:1].isdigit()]
+        steps.append(Main(part="mark"))
+    if step.finish:
+        steps.append(Main(part="finish"))
+    return steps + [Fin(wire=name) for name in wires]
+
+
 def load_script(text: str) -> Script:
     """Read a script.
 
@@ -257,8 +274,8 @@ def load_script(text: str) -> Script:
         if not _fits(value, _SETUP[name]):
             raise ScriptError(f"setup: {name} is {value!r}, must be {_SETUP[name]}")
     steps = tuple(_step(number, row) for number, row in enumerate(rows))
-    named = {name: str(data.get(name, "")) for name in ("name", "expect")}
-    return Script(steps, **named, **setup)
+    name, expect = (str(data.get(key, "")) for key in ("name", "expect"))
+    return Script(steps, name=name, expect=expect, **setup)
 
 
 _SETUP = {"channels": "int", "method": "str", "tls": "bool"}

@@ -1,0 +1,291 @@
+"""The reference receiver as a machine: connections in, refusal, guest memory and answers out.
+
+It is what a conforming receiver does, without a socket, a thread or a clock. Bytes are handed in
+in any order of connections and in any cut; a channel that is parked keeps its bytes until its mark
+has passed, as TCP would. The first refusal ends the migration, and says by which requirement.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from multifd_proto.machine.channel import Channel
+from multifd_proto.machine.events import (
+    DeviceStateReceived,
+    Ended,
+    Event,
+    HeaderReceived,
+    InitReceived,
+    PacketReceived,
+    PayloadReceived,
+)
+from multifd_proto.machine.parameters import MigrationParameters, RamBlock
+from multifd_proto.machine.receiving import Receiving, refuse_record, violation
+from multifd_proto.machine.refusal import (
+    Refusals,
+    block_name,
+    refuse_device_state,
+    refuse_end,
+    refuse_header,
+    refuse_init,
+    refuse_packet,
+    refuse_payload,
+)
+from multifd_proto.machine.rule import Fault
+from multifd_proto.machine.verdict import Violation
+from multifd_proto.wire.main_records import STREAM_MAGIC, MainRecord, StreamEnd
+from multifd_proto.wire.main_stream import MainStream
+from multifd_proto.wire.ram_records import RamZero
+from multifd_proto.wire.schema import CHANNEL_MAGIC
+
+_MAGIC = len(STREAM_MAGIC)
+
+
+@dataclass
+class _Connection:
+    """One connection, and what of it has not been dealt with."""
+
+    number: int
+    pending: bytearray = field(default_factory=bytearray)
+    ended: bool = False
+    over: bool = False
+    """Nothing more of it is looked at."""
+    channel: Channel | None = None
+    id: int | None = None
+    sink: _Pages | None = None
+    synced: bool = False
+
+
+class _Pages:
+    """Takes the guest memory of one channel's packets, and keeps it until they are whole."""
+
+    def __init__(self) -> None:
+        self.data = bytearray()
+
+    def begin(self, _packet: PacketReceived) -> None:
+        """Forget the packet before."""
+        self.data.clear()
+
+    def write(self, data: bytes | memoryview) -> None:
+        """Keep guest memory."""
+        self.data += data
+
+    def end(self, payload: PayloadReceived) -> None:
+        """Do nothing: the event says it all."""
+
+
+class ReceiverMachine:
+    """One migration as its receiver sees it.
+
+    Args:
+        parameters: what the receiver is configured for; all but `uuid` has to be known, the RAM
+            blocks too: they are its machine's.
+    """
+
+    def __init__(self, parameters: MigrationParameters) -> None:
+        assert parameters.page_size
+        assert parameters.ramblocks is not None
+        self.state = Receiving(parameters)
+        """Who has arrived, which round is on."""
+        self.memory = {block.name: bytearray(block.used_length) for block in parameters.ramblocks}
+        """Guest memory, by the name of the RAM block."""
+        self.refusal: Violation | None = None
+        """Why the migration has failed."""
+        self.answers = b""
+        """Bytes for the source, on the main stream's connection."""
+        self._parameters, self._page_size = parameters, parameters.page_size
+        self._connections: list[_Connection] = []
+        self._leader: _Connection | None = None
+        self._main = MainStream(page_size=self._page_size)
+        self._records: deque[tuple[int, MainRecord]] = deque()
+
+    @property
+    def complete(self) -> bool:
+        """The main stream has come to its orderly end."""
+        return self.state.over and self.refusal is None
+
+    @property
+    def waits(self) -> str:
+        """What it waits for, in words."""
+        if not self.state.complete:
+            seen = len(self.state.arrived)
+            return f"{self.state.channels} channels, of which {seen} are set up"
+        return self.state.awaited
+
+    def open(self) -> int:
+        """Take a connection, and return its number."""
+        self._connections.append(_Connection(len(self._connections)))
+        return len(self._connections) - 1
+
+    def receive_data(self, number: int, data: bytes) -> None:
+        """Take bytes of a connection."""
+        self._connections[number].pending += data
+        self._settle()
+
+    def receive_eof(self, number: int) -> None:
+        """Take the end of a connection."""
+        self._connections[number].ended = True
+        self._settle()
+
+    def _settle(self) -> None:
+        """Deal with all that can be dealt with."""
+        while self.refusal is None and any(map(self._advance, self._connections)):
+            pass
+
+    def _advance(self, connection: _Connection) -> bool:
+        """Deal with some bytes of a connection, and tell whether there were any."""
+        if connection.over or self.refusal:
+            return False
+        if connection is self._leader:
+            return self._lead(connection)
+        if connection.channel is None:
+            return self._identify(connection)
+        if connection.id is not None and self.state.parked(connection.id):
+            return False
+        if connection.pending:
+            need = connection.channel.wanted() or len(connection.pending)
+            part = bytes(connection.pending[:need])
+            del connection.pending[:need]
+            connection.channel.receive_data(part)
+        elif connection.ended:
+            connection.over = True
+            connection.channel.receive_eof()
+        else:
+            return False
+        for event in connection.channel.events():
+            self._take(connection, event)
+        return True
+
+    def _identify(self, connection: _Connection) -> bool:
+        dialect = self._parameters.dialect
+        head = bytes(connection.pending[:_MAGIC])
+        if dialect is not None and not dialect.peeks:
+            main = self._connections[0] is connection
+        elif len(head) < _MAGIC:
+            return False
+        else:
+            main = head == STREAM_MAGIC
+            if not main and head != CHANNEL_MAGIC:
+                fault = Fault("first bytes", head.hex(), "those of a main stream or channel")
+                self._refuse([("CHAN-6", fault)], connection)
+                return False
+        if main and self._leader is None:
+            self._leader = connection
+        elif main or self.state.complete:
+            connection.over = True  # surplus: closed, and nobody is harmed (CHAN-9)
+        else:
+            connection.sink = _Pages()
+            connection.channel = Channel(
+                page_size=self._page_size, dialect=dialect, sink=connection.sink
+            )
+        return True
+
+    # ---- channels ----------------------------------------------------------------------------
+
+    def _take(self, connection: _Connection, event: Event) -> None:
+        if self.refusal:
+            return
+        match event:
+            case InitReceived():
+                self._refuse(refuse_init(event, self._parameters, self.state.arrived), connection)
+                if self.refusal is None:
+                    connection.id = event.init.id
+                    self.state.admit(event.init.id)
+            case HeaderReceived():
+                self._refuse(refuse_header(event), connection)
+            case PacketReceived():
+                blocks = self.state.blocks if connection.synced else None
+                self._refuse(refuse_packet(event, self._parameters, blocks), connection)
+            case DeviceStateReceived():
+                refusals = refuse_device_state(event, self._parameters, devices=False)
+                self._refuse(refusals, connection)
+            case PayloadReceived():
+                self._refuse(refuse_payload(event), connection)
+                if self.refusal is None and isinstance(event.head, PacketReceived):
+                    self._finish(connection, event.head)
+            case Ended():
+                self._refuse(refuse_end(event.due), connection)
+                self.state.ended |= {connection.id} if connection.id is not None else set()
+
+    def _finish(self, connection: _Connection, head: PacketReceived) -> None:
+        """Write the pages of a packet that is whole."""
+        size, normal = self._page_size, head.packet.normal_pages
+        if head.pages and connection.sink:
+            memory = self.memory[block_name(head)]
+            for number, offset in enumerate(head.page_offsets):
+                begin = number * size
+                data = (
+                    connection.sink.data[begin : begin + size] if number < normal else bytes(size)
+                )
+                memory[offset : offset + size] = data
+        if head.sync and connection.id is not None:
+            connection.synced = True
+            self.state.arrive(connection.id)
+
+    # ---- the main stream ---------------------------------------------------------------------
+
+    def _lead(self, connection: _Connection) -> bool:
+        """Deal with the main stream, once all channels are there."""
+        if not self.state.complete:
+            return False
+        if self._records:
+            return self._take_record(connection)
+        if connection.pending:
+            self._main.receive_data(bytes(connection.pending))
+            connection.pending.clear()
+        elif connection.ended:
+            connection.over = True
+            self._main.receive_eof()
+        else:
+            return False
+        self._records.extend((offset, record) for offset, _, record in self._main.records())
+        if connection.over and not self._records and not self.state.over:
+            fault = Fault("end of the stream", "early", "after the last section")
+            self._refuse([("MAIN-11", fault)], connection)
+        return True
+
+    def _take_record(self, connection: _Connection) -> bool:
+        _, record = self._records[0]
+        state = self.state
+        if not state.meeting:
+            self._refuse(refuse_record(record, state, self._page_size), connection)
+            if self.refusal:
+                return False
+            self.answers += state.take(record)
+            if isinstance(record, RamZero) and record.block is not None:
+                for offset in record.offsets:
+                    end = offset + self._page_size
+                    self.memory[record.block][offset:end] = bytes(self._page_size)
+            if isinstance(record, StreamEnd):
+                self.answers += state.farewell()
+            state.meeting = state.is_mark(record)
+        if state.meeting and not self._meet(connection):
+            return False
+        self._records.popleft()
+        connection.over = connection.over and not self._records
+        return True
+
+    def _meet(self, connection: _Connection) -> bool:
+        """Pass a mark, if every channel has arrived."""
+        never = self.state.never()
+        if never:
+            seen = f"ended after {self.state.arrived[never[0]]} of them"
+            fault = Fault(f"channel {never[0]}", seen, f"open for SYNC {self.state.passed + 1}")
+            self._refuse([("SYNC-13", fault)], connection)
+        elif not self.state.missing():
+            self.state.pass_mark()
+            return True
+        return False
+
+    def _refuse(self, refusals: Refusals, connection: _Connection) -> None:
+        """Fail the migration by the first of some refusals."""
+        if self.refusal is None:
+            self.refusal = violation(refusals, connection.number, connection.id, None)
+
+
+def configured(parameters: MigrationParameters, blocks: Mapping[bytes, int]) -> MigrationParameters:
+    """Return parameters with the RAM blocks of the receiver's machine, by name, in bytes."""
+    own = tuple(RamBlock(name, length) for name, length in blocks.items())
+    return replace(parameters, ramblocks=own)

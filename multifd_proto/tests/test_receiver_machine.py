@@ -1,0 +1,126 @@
+"""The reference receiver as a machine, and that the cases of the suite demand what it does."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multifd_proto.conformance.case import Case, Expect
+from multifd_proto.conformance.catalogue import receiver_cases
+from multifd_proto.conformance.model import predict
+from multifd_proto.conformance.peers import parse_receiver
+from multifd_proto.conformance.script import Arrive, Complete
+from multifd_proto.conformance.stage import Stage
+from multifd_proto.conformance.target import MACHINE
+from multifd_proto.machine.parameters import MigrationParameters
+from multifd_proto.machine.receiver import ReceiverMachine, configured
+from multifd_proto.wire.dialect import DIALECTS, dialect_of
+from multifd_proto.wire.payload import METHODS
+
+PEER = {
+    name: parse_receiver(f"builtin:?dialect={name}").describe() for name in ("7.2", "10.0", "11.1")
+}
+CASES = {
+    id_: case
+    for id_, case in receiver_cases().items()
+    # what is inside TLS, and what a process does beside it, are not the machine's
+    if isinstance(case, Case) and not case.tls and not case.reported
+}
+OTHER = {
+    "CHAN-2": "the fault is another's: what counts is what is answered",
+    "CHAN-12": "the fault is another's: what counts is who is closed",
+    "CHAN-13": "the fault is another's: what counts is who wakes up",
+    "INIT-9": "who peeks does not even take it for a channel",
+    "DEV-5": "whose state cannot be named is refused for that",
+    "PKT-30": "the fault is another's: what counts is memory",
+    "SYNC-14": "a source must not do it (SYNC-1)",
+}
+"""Requirements whose cases are refused by another one."""
+
+
+DEMANDED = [
+    (id_, dialect)
+    for id_, case in CASES.items()
+    for dialect, peer in PEER.items()
+    if case.binds(peer.dialect) and not case.not_applicable(peer)
+]
+
+
+@pytest.mark.parametrize(("id_", "dialect"), DEMANDED)
+def test_a_case_demands_what_the_machine_does(id_, dialect):
+    case, peer = CASES[id_], PEER[dialect]
+    machine = predict(case.script, peer, MACHINE)
+    if case.expect is Expect.ACCEPTS:
+        assert machine.refusal is None
+        accept(case, machine, peer)
+    elif case.expect is not Expect.SURVIVES:
+        assert machine.refusal
+        if case.requirement.id not in OTHER:
+            assert machine.refusal.requirement is case.requirement
+
+
+def accept(case, machine, peer):
+    """Prove that what the last step waits for is there."""
+    last = next(step for step in reversed(case.steps) if isinstance(step, Arrive | Complete))
+    if isinstance(last, Complete):
+        assert machine.complete
+        return
+    stage = Stage(case.script, peer, MACHINE)
+    block, offset = stage.place(last.page, last.block)
+    expected = stage.expected(last.page, last.salt)
+    assert bytes(machine.memory[block][offset : offset + peer.page_size]) == expected
+
+
+def machine(dialect: str = "11.1", channels: int = 1) -> ReceiverMachine:
+    given = MigrationParameters(
+        dialect=dialect_of(dialect), page_size=4096, channels=channels, uuid=MACHINE,
+        compression=METHODS[0],
+    )  # fmt: skip
+    return ReceiverMachine(configured(given, PEER["11.1"].blocks))
+
+
+@given(
+    st.sampled_from([dialect.name for dialect in DIALECTS]),
+    st.lists(
+        st.tuples(
+            st.integers(0, 2),
+            st.binary(max_size=80)
+            | st.sampled_from([b"QEVM\0\0\0\3", bytes.fromhex("11223344 00000001") + MACHINE])
+            | st.none(),
+        ),
+        max_size=12,
+    ),
+)
+def test_no_bytes_make_it_raise(dialect, pieces):
+    receiver = machine(dialect, 2)
+    for _ in range(3):
+        receiver.open()
+    for number, piece in pieces:
+        if piece is None:
+            receiver.receive_eof(number)
+        else:
+            receiver.receive_data(number, piece)
+    assert not receiver.complete
+    assert receiver.waits
+
+
+def test_the_cut_of_the_bytes_does_not_matter():
+    case = receiver_cases()["PKT-25/alloc-one-more"]
+    peer = PEER["11.1"]
+    whole = predict(case.script, peer, MACHINE)
+    assert whole.refusal
+    stage = Stage(case.script, peer, MACHINE)
+    receiver, wires = machine(channels=2), {}
+    for step in case.steps:
+        if step.do == "open":
+            wires[step.wire] = receiver.open()
+        elif step.do in ("init", "main", "sync", "pages"):
+            for byte in stage.build(step).data:
+                receiver.receive_data(wires[step.wire], bytes([byte]))
+    assert str(receiver.refusal) == str(whole.refusal)
+
+
+def test_what_is_awaited_is_told():
+    receiver = machine()
+    assert receiver.waits == "1 channels, of which 0 are set up"
