@@ -14,6 +14,7 @@ from threading import Thread
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.sending import SourceParameters
 from multifd_proto.peers.address import parse_address
@@ -24,7 +25,6 @@ from multifd_proto.peers.send.sender import Options, Sender
 from multifd_proto.peers.statistics import total
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.peers.traces import received_packets, sent_packets
-from multifd_proto.tests.certificates import issue
 from multifd_proto.wire.dialect import dialect_of
 from multifd_proto.wire.payload import METHODS
 

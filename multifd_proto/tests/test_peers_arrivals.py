@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.peers.tls import TlsCredentials
-from multifd_proto.tests.certificates import issue
 from multifd_proto.tests.senders import SLACK, TIMEOUT, Run, nothing_left, serving
 from multifd_proto.wire.schema import MultiFDInit
 

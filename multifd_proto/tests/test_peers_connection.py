@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.peers.connection import (
     IOV_MAX,
     Connection,
@@ -18,7 +19,6 @@ from multifd_proto.peers.connection import (
     after,
 )
 from multifd_proto.peers.tls import TlsCredentials, wrap
-from multifd_proto.tests.certificates import issue
 from multifd_proto.tests.senders import SLACK, nothing_left
 
 TIMEOUT = 0.1

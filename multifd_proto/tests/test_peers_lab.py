@@ -9,9 +9,9 @@ from contextlib import ExitStack
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.lab import configure, guestless, knows, outcome, qemu_of
-from multifd_proto.tests.certificates import issue
 
 PAGE = 4096
 SIZE = 1 << 20

@@ -14,6 +14,7 @@ from uuid import UUID
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.sending import SourceParameters, ZeroPages
@@ -26,7 +27,6 @@ from multifd_proto.peers.send.sender import Options, Sender
 from multifd_proto.peers.send.sent import Sent
 from multifd_proto.peers.templates import template_of
 from multifd_proto.peers.tls import TlsCredentials
-from multifd_proto.tests.certificates import issue
 from multifd_proto.tests.mainstreams import REAL
 from multifd_proto.tests.sent_streams import complaints
 from multifd_proto.tests.sink import (

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.tls import PSK_FILE, TlsCredentials, wrap
-from multifd_proto.tests.certificates import issue
 from multifd_proto.tests.senders import SLACK, nothing_left
 
 

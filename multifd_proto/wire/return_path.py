@@ -20,3 +20,15 @@ NAMES = {SHUT: "SHUT", PONG: "PONG", SWITCHOVER_ACK: "SWITCHOVER_ACK"}
 def reply(kind: int, data: bytes = b"") -> bytes:
     """Return the bytes of a message."""
     return HEADER.pack(kind, len(data)) + data
+
+
+def shut_status(data: bytes) -> int | None:
+    """Return the status of the SHUT message among answers, 0 for success; None if there is none."""
+    at = 0
+    while at + HEADER.size <= len(data):
+        kind, length = HEADER.unpack_from(data, at)
+        at += HEADER.size
+        if kind == SHUT and at + 4 <= len(data):
+            return int.from_bytes(data[at : at + 4], "big")
+        at += length
+    return None

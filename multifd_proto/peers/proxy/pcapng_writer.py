@@ -72,6 +72,8 @@ class PcapngWriter(Owner):
         """Why nothing more is written; empty as long as all went well."""
         self.frames = 0
         """Packets written."""
+        self.clock = time.time_ns
+        """Tells the time of what is written, in nanoseconds since the epoch."""
         self.lock = threading.Lock()
         try:
             self._file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
@@ -102,7 +104,7 @@ class PcapngWriter(Owner):
 
     def append(self, frames: Iterator[tuple[bytes, Buffer]]) -> None:
         """Append packets: the headers and the payload of each. To be called with `lock` held."""
-        now = time.time_ns()
+        now = self.clock()
         parts: list[Buffer] = []
         for head, data in frames:
             length = len(head) + len(data)
@@ -250,7 +252,7 @@ def _section(comment: str) -> bytes:
 
 
 def _interface() -> bytes:
-    options = {_IF_DESCRIPTION: b"connections of multifd proxy", _IF_TSRESOL: b"\x09"}
+    options = {_IF_DESCRIPTION: b"connections of multifd-proto", _IF_TSRESOL: b"\x09"}
     return _block(_INTERFACE, struct.pack("<HHI", _LINKTYPE_RAW, 0, _SNAP) + _options(options))
 
 
