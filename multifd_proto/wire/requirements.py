@@ -6,6 +6,11 @@ A requirement is a block of a chapter:
     *MUST · sender · all dialects · observable: wire · source `multifd_send_initial_packet`*
 
     A sender MUST write `0x11223344` into `magic`.
+
+Its sources are separated by commas: functions, macros and files of QEMU in backticks, messages that
+QEMU prints (or parts of them) in double quotes, commits and remarks as they are. Behind each may
+stand in parentheses in which dialects it is to be found, where not in all that the requirement
+binds.
 """
 
 from __future__ import annotations
@@ -36,6 +41,28 @@ class Role(Enum):
     RECEIVER = "receiver"
 
 
+class SourceKind(Enum):
+    """What a source is."""
+
+    NAME = "name"
+    """A function or macro."""
+    FILE = "file"
+    MESSAGE = "message"
+    """A text that QEMU prints, or a part of it, as it stands in the code (`%d`)."""
+    COMMIT = "commit"
+    REMARK = "remark"
+
+
+@dataclass(frozen=True)
+class Source:
+    """One thing in QEMU that a requirement was read in."""
+
+    kind: SourceKind
+    name: str
+    dialects: frozenset[Dialect] = EVERY
+    """Where it is to be found, if the requirement binds there."""
+
+
 @dataclass(frozen=True)
 class Requirement:
     """One normative statement of the specification."""
@@ -54,7 +81,9 @@ class Requirement:
     observable_reason: str
     """Why it cannot be observed, where it cannot."""
     source: str
-    """Where it was read: QEMU's function, file or commit."""
+    """Where it was read: QEMU's function, file, message or commit, as the block says it."""
+    sources: tuple[Source, ...]
+    """The same, taken apart."""
     text: str
     chapter: str
     """File name in `spec/`."""
@@ -81,6 +110,12 @@ _BLOCK = re.compile(
 )
 _HEADING = re.compile(r"^#### .*$", re.MULTILINE)
 _KEYWORD = re.compile(r"\b(MUST|SHOULD|MAY)\b")
+_SOURCE = re.compile(
+    r"(?:`(?P<code>[^`]+)`|\"(?P<message>[^\"]+)\"|(?P<bare>[^`\",()]+?))"
+    r"(?: \((?P<dialects>[^)]+)\))?(?:, |$)"
+)
+_FILE = re.compile(r".*\.(?:[ch]|json|py|rst)")
+_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 _OBSERVABLE = ("wire", "live", "image", "none")
 
 
@@ -116,7 +151,7 @@ def parse_chapter(name: str, text: str) -> Iterator[Requirement]:
 
 
 def _requirement(chapter: str, line: int, block: re.Match[str]) -> Requirement:
-    text = " ".join(block["text"].split())
+    text, source = (" ".join(block[part].split()) for part in ("text", "source"))
     try:
         if set(_KEYWORD.findall(text)) != {block["level"]}:
             raise ValueError(f"its text says {_KEYWORD.findall(text)}, its level {block['level']}")
@@ -130,8 +165,9 @@ def _requirement(chapter: str, line: int, block: re.Match[str]) -> Requirement:
             dialect_text=block["dialects"],
             dialects=_dialects(block["dialects"]),
             observable=block["observable"],
-            observable_reason=block["reason"] or "",
-            source=block["source"],
+            observable_reason=" ".join((block["reason"] or "").split()),
+            source=source,
+            sources=tuple(_sources(source)),
             text=text,
             chapter=chapter,
         )
@@ -145,3 +181,24 @@ def _dialects(text: str) -> frozenset[Dialect]:
         return EVERY
     first, _, last = text.partition(" to ")
     return span(first, last) if last else span(first.removesuffix("+"))
+
+
+def _sources(text: str) -> Iterator[Source]:
+    """Take a list of sources apart."""
+    place = 0
+    while place < len(text):
+        item = _SOURCE.match(text, place)
+        if item is None:
+            raise ValueError(f'source is {text[place:]!r}, must be `NAME`, "MESSAGE" or a commit')
+        kind = _kind(item)
+        dialects = _dialects(item["dialects"]) if item["dialects"] else EVERY
+        yield Source(kind, item["code"] or item["message"] or item["bare"], dialects)
+        place = item.end()
+
+
+def _kind(item: re.Match[str]) -> SourceKind:
+    if item["message"]:
+        return SourceKind.MESSAGE
+    if item["code"]:
+        return SourceKind.FILE if _FILE.fullmatch(item["code"]) else SourceKind.NAME
+    return SourceKind.COMMIT if _COMMIT.fullmatch(item["bare"]) else SourceKind.REMARK
