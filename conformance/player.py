@@ -119,9 +119,11 @@ class _Player:
 
     def _do(self, step: Step) -> None:
         wires = self._wires
+        if getattr(step, "wire", None) in wires.refused:
+            return
         match step:
             case Open():
-                wires.open(step.wire)
+                wires.open(step.wire, refusable=step.refusable)
             case Fin():
                 wires.finish(step.wire, notify=step.notify)
             case Reset():
@@ -202,7 +204,8 @@ class _Player:
         if dead:
             return dead
         wires = self._wires.wires
-        if not which([bool(wires[name].ended) for name in names if name in wires]):
+        ended = [bool(wires[name].ended) for name in names if name in wires]
+        if not which(ended + [True for name in names if name in self._wires.refused]):
             return None
         # a process that dies closes its connections a little before
         self._wires.wait(lambda: self._death() is not None or self._answers(), self._budgets.death)

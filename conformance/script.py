@@ -37,6 +37,8 @@ class Open:
 
     do = "open"
     wire: str
+    refusable: bool = False
+    """The peer may refuse it: what the script says on it is left out then, and it has ended."""
 
 
 @dataclass(frozen=True, kw_only=True)

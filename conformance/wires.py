@@ -102,6 +102,8 @@ class Wires(Owner):
         self._selector = selectors.DefaultSelector()
         self._begun = time.monotonic()
         self.wires: dict[str, Wire] = {}
+        self.refused: set[str] = set()
+        """Wires that the peer did not let in."""
         self.log: list[Exchange] = []
 
     def close(self) -> None:
@@ -110,8 +112,12 @@ class Wires(Owner):
             wire.socket.close()
         self._selector.close()
 
-    def open(self, name: str) -> None:
+    def open(self, name: str, *, refusable: bool = False) -> None:
         """Open a connection.
+
+        Args:
+            name: of the wire.
+            refusable: a refusal is noted in `refused`, and that is all.
 
         Raises:
             PeerError: it is refused, or the TLS handshake fails.
@@ -122,7 +128,10 @@ class Wires(Owner):
                 sock = wrap(sock, self._tls, f"wire {name}", self._timeout, _HOSTNAME)
         except PeerError as error:
             self._note(name, "refused", str(error))
-            raise
+            if not refusable:
+                raise
+            self.refused.add(name)
+            return
         self.wires[name] = Wire(name, sock)
         self._selector.register(sock, selectors.EVENT_READ, self.wires[name])
         self._note(name, "open", f"connection to {self._address}")

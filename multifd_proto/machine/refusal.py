@@ -19,7 +19,7 @@ from multifd_proto.machine.events import (
 )
 from multifd_proto.machine.parameters import MigrationParameters, RamBlock
 from multifd_proto.machine.rule import Fault
-from multifd_proto.wire.dialect import FLAG_SYNC
+from multifd_proto.wire.dialect import FLAG_SYNC, Dialect
 from multifd_proto.wire.payload import METHOD_MASK
 from multifd_proto.wire.schema import (
     MULTIFD_MAGIC,
@@ -150,8 +150,16 @@ def _refuse_method(event: PacketReceived, parameters: MigrationParameters) -> Re
         yield "PAY-13", Fault("next_packet_size", str(packet.next_packet_size), f"at most {limit}")
 
 
-def refuse_device_state(event: DeviceStateReceived, parameters: MigrationParameters) -> Refusals:
-    """Yield what is wrong with the head of a device-state packet."""
+def refuse_device_state(
+    event: DeviceStateReceived, parameters: MigrationParameters, *, devices: bool = True
+) -> Refusals:
+    """Yield what is wrong with the head of a device-state packet.
+
+    Args:
+        event: the packet.
+        parameters: of the receiver.
+        devices: whether it takes the state of any device, or has none that takes it from channels.
+    """
     packet = event.packet
     if b"\0" not in packet.idstr or not event.idstr:
         yield "DEV-1", Fault("idstr", repr(event.idstr[:32])[1:], "a name that ends with NUL")
@@ -166,6 +174,9 @@ def refuse_device_state(event: DeviceStateReceived, parameters: MigrationParamet
         yield "DEV-4", Fault("flags word", f"{packet.flags:#x}", "without method bits")
     elif parameters.compression is not None and parameters.compression.flag:
         yield "DEV-4", Fault("device state", f"sent with {parameters.compression.name}", "without")
+    if not devices:
+        seen = f"{event.idstr.decode('latin-1')!r}, instance {packet.instance_id}"
+        yield "DEV-5", Fault("device", seen, "one that takes state from channels")
 
 
 def refuse_payload(event: PayloadReceived) -> Refusals:
@@ -174,7 +185,16 @@ def refuse_payload(event: PayloadReceived) -> Refusals:
         yield "PAY-15", Fault("payload", event.fault.seen, event.fault.demanded)
 
 
-def refuse_end(due: int) -> Refusals:
-    """Yield what is wrong with the end of a channel, `due` bytes before that of a message."""
+def refuse_end(due: int, *, ragged: bool = False, dialect: Dialect | None = None) -> Refusals:
+    """Yield what is wrong with the end of a channel.
+
+    Args:
+        due: bytes between it and the end of a message.
+        ragged: inside TLS, it came without close_notify.
+        dialect: of the receiver; None if it is not known.
+    """
     if due:
         yield "CHAN-11", Fault("end of the stream", f"{due} bytes early", "between two packets")
+    if ragged and dialect and dialect.close_notify:
+        demanded = "after close_notify, which sources send since 10.0"
+        yield "TLS-5", Fault("end of the stream", "without close_notify", demanded)

@@ -63,7 +63,7 @@ class Listener(Owner):
 
     def wake(self) -> None:
         """End the wait of `accept`, from another thread."""
-        with suppress(OSError):  # it is closed already
+        with suppress(OSError, ValueError):  # it is closed already
             os.eventfd_write(self._wake, 1)
 
     def fileno(self) -> int:

@@ -47,7 +47,7 @@ def guestless(
     memory: Path,
     *,
     size: int,
-    directory: Path,
+    directory: Path | None,
     name: str = "qemu",
     incoming: bool = False,
     machine: str = "none",
@@ -64,7 +64,7 @@ def guestless(
         memory: the file that is the guest's memory: what it holds is migrated, and what is
             migrated arrives in it. If it is missing, QEMU makes it, full of zeros.
         size: bytes of memory, which the file must have too; a multiple of 4096.
-        directory: folder for QEMU's output, see `Qemu`.
+        directory: folder for QEMU's output, or None, see `Qemu`.
         name: what error messages call this QEMU.
         incoming: whether it waits to be migrated to; see `Qemu.listen_uri`.
         machine: machine type; one with a CPU, such as `pc`, for `qtest`.
@@ -140,10 +140,21 @@ def knows(qemu: Qemu, parameter: str, value: str | None = None) -> bool:
     As an example, `knows(qemu, "multifd-compression", "zstd")` is False of a QEMU that was built
     without it. Only enumerations have values that can be asked for.
     """
-    types = {entry["name"]: entry for entry in qemu.execute("query-qmp-schema")}
-    members = types[types["migrate-set-parameters"]["arg-type"]]["members"]
-    known = {member["name"]: types[member["type"]] for member in members}
+    known = arguments_of(qemu, "migrate-set-parameters")
     return parameter in known and (value is None or value in known[parameter].get("values", ()))
+
+
+def arguments_of(qemu: Qemu, command: str) -> Mapping[str, Mapping[str, Any]]:
+    """Return the arguments that a QMP command takes, and of each what the schema says of its type.
+
+    Raises:
+        PeerError: this QEMU has no such command, or does not answer.
+    """
+    schema = qemu.schema
+    if command not in schema:
+        raise PeerError(f"{qemu.name}: knows no command {command!r}")
+    members = schema[schema[command]["arg-type"]]["members"]
+    return {member["name"]: schema[member["type"]] for member in members}
 
 
 @dataclass(frozen=True)
@@ -195,10 +206,16 @@ def outcome(qemu: Qemu, timeout: float = 60.0) -> Outcome:
         else:
             status = answer["status"] if answer.get("status") in SETTLED else status
             time.sleep(_POLL)
-    return Outcome(status, qemu.returncode, _errors(qemu, answer), answer)
+    return Outcome(status, qemu.returncode, reasons(qemu, answer), answer)
 
 
-def _errors(qemu: Qemu, answer: Mapping[str, Any]) -> tuple[str, ...]:
+def reasons(qemu: Qemu, answer: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return what QEMU gave as a reason of a failure; see `Outcome.errors`.
+
+    Args:
+        qemu: either end; it may be gone.
+        answer: the last answer to `query-migrate`; empty if there was none.
+    """
     said = [answer["error-desc"]] if "error-desc" in answer else []
     said += [line.removeprefix(f"{BINARY}: ") for line in qemu.stderr.splitlines()]
     return tuple(dict.fromkeys(said + _TRACED_ERROR.findall(qemu.trace)))

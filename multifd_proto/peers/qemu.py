@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import os
 import socket
 import subprocess
 import time
 from collections.abc import Awaitable, Mapping
 from contextlib import ExitStack, suppress
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from multifd_proto.errors import PeerError
+from multifd_proto.peers.mortal import tied
 from multifd_proto.peers.owner import Owner
 
 if TYPE_CHECKING:
@@ -30,13 +33,14 @@ class Qemu(Owner):
 
     The constructor returns when QEMU answers over QMP. `NAME.trace` and `NAME.stderr` in
     `directory` take what QEMU's `multifd_*` trace events and QEMU itself print; they outlive it.
+    QEMU is killed as well when the thread that made it ends, see `mortal`.
 
     Not for use inside a running asyncio event loop, nor from several threads at once.
 
     Args:
         binary: the command that runs QEMU.
         arguments: its command line, but for QMP, qtest and trace.
-        directory: folder for the two files.
+        directory: folder for the two files; None keeps them in memory, until QEMU is closed.
         name: what error messages and the two files call this QEMU.
         qtest: whether `memset` and `write` are wanted; the machine must have a CPU.
         timeout: seconds that QEMU has for each answer.
@@ -49,14 +53,15 @@ class Qemu(Owner):
         self,
         binary: Path,
         *arguments: str,
-        directory: Path,
+        directory: Path | None,
         name: str = "qemu",
         qtest: bool = False,
         timeout: float = 20.0,
     ) -> None:
         self.name, self.timeout = name, timeout
-        self._trace, self._stderr = directory / f"{name}.trace", directory / f"{name}.stderr"
         with ExitStack() as stack:
+            self._trace = _output(f"{name}.trace", directory, stack)
+            self._stderr = _output(f"{name}.stderr", directory, stack)
             command = [str(binary), *arguments, "-trace", "multifd_*", "-D", str(self._trace)]
             qmp, qmp_end = _socketpair(stack)
             self._qtest, qtest_end = _socketpair(stack)
@@ -117,6 +122,15 @@ class Qemu(Owner):
         answer = self._qmp.execute(command, arguments)
         return self._await(f"{command!r}", answer, self.timeout if timeout is None else timeout)
 
+    @cached_property
+    def schema(self) -> Mapping[str, Mapping[str, Any]]:
+        """What QMP knows: the entries of `query-qmp-schema` by their names.
+
+        Raises:
+            PeerError: as `execute` does.
+        """
+        return {entry["name"]: entry for entry in self.execute("query-qmp-schema")}
+
     def version(self) -> str:
         """Return the release and the package: "10.0.13 (Debian 1:10.0.13+ds-0+deb13u1)"."""
         answer = self.execute("query-version")
@@ -137,13 +151,15 @@ class Qemu(Owner):
         bracketed = f"[{host}]" if ":" in host else host
         return int(self.listen_uri(f"tcp:{bracketed}:0").rpartition(":")[2])
 
-    def listen_uri(self, uri: str) -> str:
+    def listen_uri(self, uri: str, *, survive: bool = False) -> str:
         """Await a migration (`-incoming defer`) and return the URI that a source has to dial.
 
         Args:
             uri: `tcp:127.0.0.1:0`, `tcp:[::1]:0`, `unix:PATH`; port 0 is any that is free.
+            survive: do not exit when the migration fails; releases from 9.1 on can be told so.
         """
-        self.execute("migrate-incoming", {"uri": uri})
+        stay: dict[str, object] = {"exit-on-error": False} if survive else {}
+        self.execute("migrate-incoming", {"uri": uri, **stay})
         if not uri.startswith("tcp:"):
             return uri
         port = self.execute("query-migrate")["socket-address"][0]["port"]
@@ -203,7 +219,7 @@ class Qemu(Owner):
         with self._stderr.open("wb") as stderr:
             try:
                 return subprocess.Popen(
-                    command,
+                    tied(command),
                     stdin=subprocess.DEVNULL,
                     stdout=stderr,
                     stderr=stderr,
@@ -247,6 +263,15 @@ class Qemu(Owner):
         self._kill()
         with suppress(Exception):  # the connection's own end is of no interest any more
             self._runner.run(asyncio.wait_for(self._qmp.disconnect(), self.timeout))
+
+
+def _output(name: str, directory: Path | None, stack: ExitStack) -> Path:
+    """Return where QEMU is to write something: a file, or memory that is gone at the end."""
+    if directory:
+        return directory / name
+    file = os.memfd_create(name)
+    stack.callback(os.close, file)
+    return Path(f"/proc/{os.getpid()}/fd/{file}")
 
 
 def _socketpair(stack: ExitStack) -> tuple[socket.socket, socket.socket]:

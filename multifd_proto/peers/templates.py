@@ -10,14 +10,16 @@ they were recorded by
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
-import tempfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
+from io import BufferedReader
 from pathlib import Path
 
 import click
@@ -186,40 +188,58 @@ def _unfit(offset: int, why: str) -> PeerError:
 def record(release: str) -> Mapping[str, str]:
     """Let the QEMU of a release migrate into a sink, and return what its `.json` says.
 
-    The guest's memory is 64 KiB, so that what QEMU sends fits into the buffers of the sockets,
-    and none of its pages is zero, so that none of them is on the main stream.
-
     Raises:
         PeerError: that QEMU is not there or fails, or what it sends is no template.
     """
-    from multifd_proto.peers.lab import configure, guestless, qemu_of  # a sender needs no asyncio
+    from multifd_proto.peers.lab import qemu_of  # a sender needs no asyncio
 
-    binary = qemu_of(release)
+    version, stream = record_from(qemu_of(release))
+    template_of(stream)
+    return {"qemu": version, "stream": stream.hex()}
+
+
+def record_from(binary: Path, *, machine: str = "none", size: int = _SIZE) -> tuple[str, bytes]:
+    """Let a QEMU migrate into a sink, and return its version and its main stream.
+
+    None of the memory's pages is zero, so that none of them is on the main stream.
+
+    Args:
+        binary: the command that runs QEMU.
+        machine: machine type.
+        size: bytes of memory.
+
+    Raises:
+        PeerError: QEMU fails, or its migration does not come to its end.
+    """
+    from multifd_proto.peers.lab import configure, guestless
+
     with (
-        tempfile.TemporaryDirectory(prefix="multifd-template-") as folder,
+        os.fdopen(os.memfd_create("guest"), "wb") as memory,
         socket.create_server(("127.0.0.1", 0)) as listener,
     ):
-        memory = Path(folder, "memory")
-        memory.write_bytes(bytes([0x55]) * _SIZE)
-        with guestless(binary, memory, size=_SIZE, directory=Path(folder)) as source:
+        memory.write(bytes([0x55]) * size)
+        memory.flush()
+        path = Path(f"/proc/{os.getpid()}/fd/{memory.fileno()}")
+        with guestless(binary, path, size=size, machine=machine, directory=None) as source:
             configure(source, channels=_CHANNELS)
             source.migrate(f"tcp:127.0.0.1:{listener.getsockname()[1]}")
             stream = _main_stream(listener)
-            version = source.version()
-    template_of(stream)
-    return {"qemu": version, "stream": stream.hex()}
+            return source.version(), stream
 
 
 def _main_stream(listener: socket.socket) -> bytes:
     """Accept the main stream and all channels, read them to their ends, and return the former."""
     with ExitStack() as stack:
-        streams = []
         try:
             listener.settimeout(_TIMEOUT)
-            connections = [stack.enter_context(listener.accept()[0]) for _ in range(1 + _CHANNELS)]
-            for connection in connections:
+            files = []
+            for _ in range(1 + _CHANNELS):
+                connection = stack.enter_context(listener.accept()[0])
                 connection.settimeout(_TIMEOUT)
-                streams.append(stack.enter_context(connection.makefile("rb")).read())
+                files.append(stack.enter_context(connection.makefile("rb")))
+            # all at once: what one of them holds back, QEMU may wait for before it uses another
+            with ThreadPoolExecutor(len(files)) as readers:
+                streams = list(readers.map(BufferedReader.read, files))
         except OSError as error:
             raise PeerError(f"the migration does not come to its end: {error}") from None
     return next((stream for stream in streams if stream.startswith(STREAM_MAGIC)), b"")

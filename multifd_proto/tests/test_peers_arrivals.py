@@ -99,6 +99,22 @@ def test_a_silent_stranger_keeps_nobody_out(data: bytes) -> None:
     assert run.error is None
 
 
+def test_a_silent_stranger_keeps_nobody_out_where_the_order_decides() -> None:
+    with serving(timeout=2, script=BY_ORDER) as run:
+        main = run.script.main()
+        for length in (0, 1, 40):
+            run.script.open().send(INIT[:length])
+        channels = [run.script.channel(number) for number in range(2)]
+        main.start()
+        run.script.mark()
+        main.end()
+        run.script.mark()
+        main.finish()
+        for wire in (main, *channels):
+            wire.close()
+    assert run.error is None
+
+
 def test_a_stranger_that_outlasts_its_time_does_not_end_a_migration() -> None:
     with serving(timeout=TIMEOUT) as run:
         run.script.open().send(INIT[:40])

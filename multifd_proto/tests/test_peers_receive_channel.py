@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.peers.tls import TlsCredentials
-from multifd_proto.tests.certificates import issue
 from multifd_proto.tests.senders import (
     BLOCK,
     METHOD,

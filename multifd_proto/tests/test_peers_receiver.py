@@ -9,21 +9,22 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 from uuid import UUID
 
 import pytest
 
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.conformance.credentials import issue
 from multifd_proto.errors import PeerError
 from multifd_proto.machine.verdict import Report, Verdict
 from multifd_proto.peers import lab
 from multifd_proto.peers.address import Address, parse_address
+from multifd_proto.peers.receive.channel import ChannelReader
 from multifd_proto.peers.receive.receiver import MAIN_FILE, Receiver
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.tests.captures import Talk, write_pcap
-from multifd_proto.tests.certificates import issue
 from multifd_proto.tests.senders import (
     BLOCK,
     METHOD,
@@ -339,6 +340,16 @@ def test_memory_main_stream_and_device_state_are_saved(tmp_path: Path) -> None:
     assert [channel.device_state for channel in run.received.channels] == [2, 1]
 
 
+def test_device_state_is_refused_where_no_device_takes_it() -> None:
+    with serving(device_state=False) as run:
+        main, (first, _) = run.script.setup()
+        main.part()
+        at = len(first.sent)
+        first.device_state(b"x", b"0000:00:02.0/vfio", instance_id=3)
+    seen = "device is '0000:00:02.0/vfio', instance 3, must be one that takes state from channels"
+    assert run.error == f"channel 0 @{at:#x} DEV-5: {seen}"
+
+
 def test_device_state_is_dropped_where_nothing_is_saved() -> None:
     with serving() as run:
         main, (first, _) = run.script.setup()
@@ -490,20 +501,61 @@ def test_tls(method: str, tmp_path: Path) -> None:
     assert_memory(run, pages)
 
 
-def test_tls_that_ends_without_close_notify_is_warned_of(tmp_path: Path) -> None:
+NO_NOTIFY = (
+    "TLS-5: end of the stream is without close_notify, should be after close_notify, which sources"
+    " send since 10.0"
+)
+
+
+@pytest.mark.parametrize(("dialect", "error"), [("9.2", ""), ("10.0", NO_NOTIFY)])
+def test_tls_without_close_notify_is_refused_where_the_dialect_demands_it(
+    dialect: str, error: str, tmp_path: Path
+) -> None:
     credentials = TlsCredentials(issue(tmp_path / "tls"))
-    with serving(tls=credentials, script={"tls": credentials.client()}) as run:
+    script = {"tls": credentials.client(), "dialect": dialect}
+    with serving(tls=credentials, script=script) as run:
         main, _ = run.script.setup(1 + 1)
         main.end()
         run.script.mark()
         main.finish()
         run.script.close(notify=False)
-    assert run.error is None
-    ended = {f"channel {number}: ended without close_notify" for number in (0, 1)}
-    assert set(run.received.warnings) == ended
+    assert bool(run.error) is bool(error)
+    assert (run.error or "").endswith(error)
+    assert run.received.warnings == ()
 
 
 # ---- ending --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("connected", [False, True])
+def test_another_thread_can_interrupt(connected: bool) -> None:
+    with serving(timeout=30) as run:
+        if connected:
+            run.script.setup()
+        run.receiver.interrupt()
+    assert run.error == "interrupted"
+    run.receiver.interrupt()  # has nothing to do any more
+
+
+def test_a_defect_of_the_receiver_is_told_from_a_fault_of_the_source(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    defect = ZeroDivisionError("of ours")
+    escaped: list[BaseException | None] = []
+    monkeypatch.setattr(threading, "excepthook", lambda args: escaped.append(args.exc_value))
+
+    def fail(*_: object) -> NoReturn:
+        raise defect
+
+    monkeypatch.setattr(ChannelReader, "run", fail)
+    with serving() as run:
+        run.script.main()
+        run.script.channel(0)
+    failure = run.received.failure
+    assert failure
+    assert failure.message.endswith(": its thread has failed")
+    assert failure.defect is defect
+    assert escaped == [defect]
 
 
 def test_an_interrupt_leaves_nothing_behind(tmp_path: Path) -> None:

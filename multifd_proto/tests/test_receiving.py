@@ -68,12 +68,12 @@ PROVEN = {
     "SYNC-13": "receive_channel:test_a_channel_that_ends_before_its_sync_is_told_of_at_once",
     "SYNC-14": "receive_channel:test_pages_before_the_first_sync_are_refused",
     "MAIN-12": "receive_main:test_a_block_that_the_receiver_does_not_have_is_refused",
+    "DEV-5": "receiver:test_device_state_is_refused_where_no_device_takes_it",
     "DEV-6": "receive_channel:test_wrong_device_state_is_refused",
+    "TLS-5": "receiver:test_tls_without_close_notify_is_refused_where_the_dialect_demands_it",
 }
 """Requirement on receivers -> module of `peers` and the test of it that proves it."""
 NOT_HERE = {
-    "DEV-5": "the receiver has no devices: it keeps device state, or drops it",
-    "TLS-5": "marks and the end of the main stream tell that all has come: it warns",
     "MAPR-5": "mapped-ram files have no live peer",
 }
 

@@ -1,9 +1,9 @@
 """The connections of a migration as they arrive: which is which, which are too many.
 
 Theory of operation. A connection counts as soon as it is known what it is: a channel, by its init
-message, or the main stream. Until then it is pending, and keeps nobody else out. Where the dialect
-peeks, the first four bytes say what it is, and a few more may be pending than are needed. By order
-(old dialects, and TLS always), the first one is the main stream, and all others are channels.
+message, or the main stream. Until then it is pending, and keeps nobody else out: a few more may be
+pending than are needed. Where the dialect peeks, the first four bytes say what it is. By order (old
+dialects, and TLS always), the first one is the main stream, and all others are channels.
 Surplus connections are closed at once (CHAN-9). The migration has to be complete in `timeout`
 seconds from its first connection on, and says what came if it is not.
 """
@@ -98,6 +98,10 @@ class Arrivals:
             self._reception.warn(f"surplus connections that were closed: {self._surplus}")
         return time.monotonic() - self._begun if self._begun else 0.0
 
+    def wake(self) -> None:
+        """Have `run` look at once whether the migration has failed."""
+        self._listener.wake()
+
     @property
     def _late(self) -> bool:
         return self._begun is not None and time.monotonic() - self._begun > self._reception.timeout
@@ -144,7 +148,7 @@ class Arrivals:
 
     def _accept(self, sock: socket.socket) -> None:
         known = self._has_main + self._channels
-        room = self._needed - known + (_PENDING if self._peeks else 0)
+        room = self._needed - known + _PENDING
         if known == self._needed or self._pending >= room:
             self._surplus += 1
             sock.close()
@@ -172,8 +176,10 @@ class Arrivals:
         except OSError as error:  # all that is about the connection itself is a PeerError
             place = error.filename or name
             reception.fail(PeerError(f"{place}: {error.strerror}"))
-        except BaseException:
-            reception.fail(PeerError(f"{name}: its thread has failed"))
+        except BaseException as error:
+            failure = PeerError(f"{name}: its thread has failed")
+            failure.__cause__ = error
+            reception.fail(failure)
             raise
         finally:
             with reception.lock:

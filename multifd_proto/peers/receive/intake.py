@@ -137,7 +137,7 @@ class ChannelIntake:
             ragged: inside TLS, it ended without close_notify.
 
         Raises:
-            PeerError: it ended inside a message.
+            PeerError: it ended inside a message, or TLS did not end where the dialect demands it.
         """
         reception, state, channel = self._reception, self._reception.state, self.statistics.id
         if self._judge:
@@ -146,10 +146,8 @@ class ChannelIntake:
         self.machine.receive_eof(reset=reset)
         *_, ended = self.machine.events()
         assert isinstance(ended, Ended)
-        self._refuse(refuse_end(ended.due), ended.offset)
         dialect = self._parameters.dialect
-        if ragged and dialect and dialect.close_notify:
-            reception.warn(f"channel {channel}: ended without close_notify")
+        self._refuse(refuse_end(ended.due, ragged=ragged, dialect=dialect), ended.offset)
         with reception.lock:
             if channel is not None:
                 state.ended.add(channel)
@@ -202,7 +200,8 @@ class ChannelIntake:
         self.pieces = block.pieces(event.packet.offset[: event.packet.normal_pages])
 
     def _take_device_state(self, event: DeviceStateReceived) -> None:
-        self._refuse(refuse_device_state(event, self._parameters), event.offset)
+        devices = self._reception.devices
+        self._refuse(refuse_device_state(event, self._parameters, devices=devices), event.offset)
         if self._name_device_state:
             self._device_state = self._name_device_state(event)
             self._device_state.write_bytes(b"")

@@ -17,6 +17,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from multifd_proto.errors import PeerError
 from multifd_proto.machine.events import DeviceStateReceived
 from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.parameters import MigrationParameters
@@ -78,13 +79,14 @@ class Receiver(Owner):
         tls: TlsCredentials | None = None,
         timeout: float = 30.0,
         max_ram: int = 1 << 40,
+        device_state: bool = True,
     ) -> None:
         """Start to listen.
 
         Args:
             address: where; a port of 0 lets the system choose, see `address`.
             parameters: what it is configured for: `channels`, `dialect`, `page_size` and
-                `compression` must be known; a `uuid` of None accepts any.
+                `compression` must be known; a `uuid` of None accepts any, as do `ramblocks`.
             save: folder for a file `NAME.ram` a RAM block, the main stream and device state;
                 guest memory is anonymous if None.
             check: judge the source while it sends.
@@ -92,6 +94,8 @@ class Receiver(Owner):
             timeout: seconds without progress after which the migration fails, and seconds from
                 the first connection to the last one; no wait takes more than three times as long.
             max_ram: bytes of RAM that are taken from a source, whatever it announces.
+            device_state: take the state of any device from channels; if not, the machine has no
+                device that would take it from there, and such a packet is refused (DEV-5).
 
         Raises:
             PeerError: the address cannot be listened on, or the credentials cannot be used.
@@ -106,7 +110,9 @@ class Receiver(Owner):
         self.memory = GuestMemory(parameters.page_size, max_ram, save)
         """The RAM blocks, once the source has told them."""
         self._open.callback(self.memory.close)
-        self._reception = Reception(Receiving(parameters), self.memory, timeout, self._judge)
+        self._reception = Reception(
+            Receiving(parameters), self.memory, timeout, self._judge, devices=device_state
+        )
         self._readers: list[ChannelReader] = []
         self._main: MainReader | None = None
         self._device_states: Counter[str] = Counter()
@@ -124,6 +130,16 @@ class Receiver(Owner):
     def received_bytes(self) -> int:
         """Bytes of packets and payload so far."""
         return sum(reader.intake.statistics.bytes for reader in self._readers)
+
+    @property
+    def failure(self) -> Failure | None:
+        """Why the migration has failed, while `run` still ends its connections."""
+        return self._reception.failure
+
+    def interrupt(self) -> None:
+        """Have `run`, which is in another thread, fail and return at once."""
+        self._reception.fail(PeerError("interrupted"))
+        self._arrivals.wake()
 
     def run(self) -> Received:
         """Receive one migration: wait for it, however long, and return how it ended."""

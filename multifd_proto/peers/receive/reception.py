@@ -35,6 +35,8 @@ class Failure:
     """Place, value seen and value demanded."""
     violation: Violation | None = None
     """The requirement that the peer violated, if it is one."""
+    defect: BaseException | None = None
+    """The exception, if the fault is this receiver's own."""
 
 
 class Reception:
@@ -45,9 +47,17 @@ class Reception:
     """
 
     def __init__(
-        self, state: Receiving, memory: GuestMemory, timeout: float, judge: JudgingProcess | None
+        self,
+        state: Receiving,
+        memory: GuestMemory,
+        timeout: float,
+        judge: JudgingProcess | None,
+        *,
+        devices: bool = True,
     ) -> None:
         self.state, self.memory, self.timeout = state, memory, timeout
+        self.devices = devices
+        """The machine takes the state of devices from channels."""
         self.judge = judge
         """Judges the source, if that is wanted."""
         self.lock = Condition()
@@ -134,7 +144,8 @@ class Reception:
         """Fail, unless it has failed before; and end every wait."""
         with self.lock:
             if self.failure is None and not self._closed:
-                self.failure = Failure(str(error), getattr(error, "violation", None))
+                violation = getattr(error, "violation", None)
+                self.failure = Failure(str(error), violation, error.__cause__)
             self.lock.notify_all()
             connections = list(self._connections)
         for connection in connections:
