@@ -26,6 +26,7 @@ from .target import MEMORY, Setup, SourceSetup
 
 _VERSIONED = re.compile(r"pc-i440fx-(\d+)\.(\d+)")
 _TIMEOUT = 20.0
+_LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,11 @@ class Crossing:
         """The destination completed with the source's memory."""
         return self.outcome == "equal"
 
+    @property
+    def left_out(self) -> bool:
+        """There is no such session: no machine type in common, or no such compression."""
+        return self.outcome.startswith(_LEFT_OUT)
+
 
 def cross(binaries: Sequence[str], methods: Sequence[str] = ("none",)) -> Iterator[Crossing]:
     """Record a session of each QEMU, and play it into each QEMU.
@@ -61,9 +67,9 @@ def cross(binaries: Sequence[str], methods: Sequence[str] = ("none",)) -> Iterat
             for destination in binaries:
                 machine = shared_machine(source, destination)
                 if machine is None:
-                    outcome = "no machine type in common"
+                    outcome = f"{_LEFT_OUT}: no machine type in common"
                 elif not {method} <= _methods(source) & _methods(destination):
-                    outcome = f"not built with {method}"
+                    outcome = f"{_LEFT_OUT}: not built with {method}"
                 else:
                     if machine not in recorded:
                         recorded[machine] = record(source, machine, method)
@@ -121,7 +127,7 @@ def record(binary: str, machine: str, method: str) -> tuple[Script, bytes]:
 
 def load(binary: str, machine: str, script: Script, image: bytes) -> str:
     """Play a session into a QEMU, and say how that went."""
-    peer = parse_receiver(f"qemu:{binary}?machine={machine}")
+    peer = parse_receiver(f"qemu:{binary}?machine={machine}&mem={len(image) >> 10}K")
     setup = Setup(channels=script.channels, method=script.method)
     with peer.receive(setup) as running:
         seen = play(running, peer.describe(), script, setup)

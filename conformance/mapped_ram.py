@@ -22,7 +22,7 @@ from multifd_proto.wire.requirements import Requirement, load
 
 from .file_judging import FileExpect, SavedFile, judge_loaded
 from .file_target import BLOCK, FilePeer, FileReader, FileWriter, SaveSetup
-from .peers import _split
+from .peers import split_uri
 from .peers.guest_memory import GuestMemory, content
 from .target import MEMORY
 from .verdict import Judgement, Verdict
@@ -47,7 +47,7 @@ def reader_of(uri: str) -> FileReader | None:
     """
     if uri.partition(":")[0] not in READERS:
         return None
-    module, rest, options = _split(uri, READERS)
+    module, rest, options = split_uri(uri, READERS)
     reader: FileReader = module.reader(rest, options, uri)
     return reader
 
@@ -60,7 +60,7 @@ def writer_of(uri: str) -> FileWriter | None:
     """
     if uri.partition(":")[0] not in WRITERS:
         return None
-    module, rest, options = _split(uri, WRITERS)
+    module, rest, options = split_uri(uri, WRITERS)
     writer: FileWriter = module.writer(rest, options, uri)
     return writer
 

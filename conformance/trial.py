@@ -4,26 +4,68 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from multifd_proto.errors import MultiFDError
 from multifd_proto.peers.tls import TlsCredentials
 
 from .case import Case, Expect
 from .catalogue import receiver_cases
+from .credentials import credentials
 from .judging import judge
-from .observation import Observation, Reaction
+from .mapped_ram import FileCase
+from .observation import Exchange, Observation, Reaction
+from .peers import parse_receiver
 from .player import Budgets, play
 from .script import Script, load_script
 from .target import Description, ReceiverPeer, Setup
-from .verdict import Judgement
+from .verdict import Judgement, Verdict
 
 _NUMBER = re.compile(r"0x[0-9a-f]+|\d+", re.IGNORECASE)
 
 
 class UnknownScriptError(MultiFDError):
     """There is neither a file nor a case of that name."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """What became of one try."""
+
+    judgement: Judgement
+    exchanges: tuple[Exchange, ...] = ()
+
+
+def try_once(name: str, uri: str, budgets: Budgets) -> Tried:
+    """Play a script, or a case of any kind, to a receiver, and judge it.
+
+    Args:
+        name: a file, or the id of a case.
+        uri: of the receiver.
+        budgets: how long is waited.
+
+    Raises:
+        PeerError: the receiver cannot be used.
+        ScriptError: the script cannot be read or played.
+        UnknownScriptError: there is no such script, or it does not say what it expects.
+    """
+    known = receiver_cases().get(name)
+    if isinstance(known, FileCase):
+        return Tried(known.run(uri))
+    script, peer = find_script(name), parse_receiver(uri)
+    try:
+        with TemporaryDirectory(prefix="multifd-") as folder:
+            tls = credentials(Path(folder, "tls")) if script.tls else None
+            description = peer.describe()
+            if why := why_not(script, description):
+                return Tried(Judgement(Verdict.NOT_APPLICABLE, why))
+            seen = trial(peer, description, script, tls, budgets)
+    finally:
+        peer.close()
+    return Tried(judge_script(script, description, seen), seen.exchanges)
 
 
 def find_script(name: str) -> Script:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import click
@@ -54,13 +52,15 @@ def command(
     Exit status 0 for FIXED, 1 for FAILED and FLAKY, 3 for ERROR.
     """
     from multifd_proto.conformance.player import Budgets
+    from multifd_proto.conformance.trial import try_once
 
     rows: list[dict[str, Any]] = []
     log: list[str] = []
     try:
         for _ in range(repeat):
-            row, log = _once(script, peer, Budgets().scaled(timeout_scale))
-            rows.append(row)
+            tried = try_once(script, peer, Budgets().scaled(timeout_scale))
+            rows.append(_row(tried))
+            log = [line for exchange in tried.exchanges for line in exchange.lines()]
     except MultiFDError as error:
         status, said = ERROR, f"ERROR: {error}"
     else:
@@ -76,24 +76,14 @@ def command(
     raise SystemExit(status)
 
 
-def _once(name: str, uri: str, budgets: Any) -> tuple[dict[str, Any], list[str]]:
-    """Play it once, and return the verdict and the wire log."""
-    from multifd_proto.conformance.credentials import credentials
-    from multifd_proto.conformance.peers import parse_receiver
-    from multifd_proto.conformance.trial import find_script, judge_script, trial
-
-    script, peer = find_script(name), parse_receiver(uri)
-    try:
-        with tempfile.TemporaryDirectory(prefix="multifd-") as folder:
-            tls = credentials(Path(folder, "tls")) if script.tls else None
-            description = peer.describe()
-            seen = trial(peer, description, script, tls, budgets)
-    finally:
-        peer.close()
-    judgement = judge_script(script, description, seen)
+def _row(tried: Any) -> dict[str, Any]:
+    judgement = tried.judgement
     failure = judgement.failure.value if judgement.failure else None
-    row = {"verdict": judgement.verdict.value, "failure": failure, "observed": judgement.text}
-    return row, [line for exchange in seen.exchanges for line in exchange.lines()]
+    return {
+        "verdict": judgement.verdict.value,
+        "failure": failure,
+        "observed": judgement.text,
+    }
 
 
 def _status(verdicts: list[str]) -> tuple[int, str]:
