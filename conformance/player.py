@@ -156,7 +156,7 @@ class _Player:
         def look() -> Reaction | None:
             if self._running.read(*place, len(wanted)) == wanted:
                 return Reaction.ACCEPTED
-            return self._refusal(any, (wire, MAIN))
+            return self._refusal(any, (wire, MAIN, *step.or_ended))
 
         self._await(look, f"page {step.page} in memory", self._budgets.react)
 
@@ -252,7 +252,7 @@ class _Player:
 
     def conclude(self) -> Observation:
         """Look at memory, close everything, and see how the receiver takes it."""
-        if self._reaction is Reaction.ACCEPTED and self._running.crashed:
+        if self._running.crashed:
             self._reaction = Reaction.CRASHED
         if Sense.MEMORY in self._peer.senses:
             self._look_at_memory()

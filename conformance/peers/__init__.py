@@ -40,7 +40,7 @@ def parse_receiver(uri: str) -> ReceiverPeer:
     Raises:
         PeerError: there is no such scheme, or its rest or options are malformed.
     """
-    module, rest, options = _split(uri, RECEIVERS)
+    module, rest, options = split_uri(uri, RECEIVERS)
     peer: ReceiverPeer = module.receiver(rest, options, uri)
     return peer
 
@@ -51,12 +51,12 @@ def parse_sender(uri: str) -> SenderPeer:
     Raises:
         PeerError: there is no such scheme, or its rest or options are malformed.
     """
-    module, rest, options = _split(uri, SENDERS)
+    module, rest, options = split_uri(uri, SENDERS)
     peer: SenderPeer = module.sender(rest, options, uri)
     return peer
 
 
-def _split(uri: str, table: dict[str, tuple[str, str]]) -> tuple[Any, str, dict[str, str]]:
+def split_uri(uri: str, table: dict[str, tuple[str, str]]) -> tuple[Any, str, dict[str, str]]:
     """Return the module of the scheme, the rest, and the options."""
     match = _OPTIONS.search(uri)
     head = uri[: match.start()] if match else uri

@@ -52,7 +52,7 @@ def receiver(rest: str, options: dict[str, str], uri: str) -> ReceiverPeer:
 def _miniature(uri: str, options: dict[str, str]) -> type[MiniatureReceiver] | None:
     """Return the receiver that the option `broken` names; None for the reference."""
     name = options.get("broken")
-    if name is None:
+    if name is None or name.startswith("MAPR-"):  # a reader of files: `builtin_files`
         return None
     from ..broken_receiver import BROKEN
     from ..miniature_receiver import MiniatureReceiver

@@ -19,6 +19,7 @@ VERBS = {
     "receive": "be the destination of a migration",
     "send": "be the source of a migration",
     "proxy": "stand between two peers: record, judge, inject faults",
+    "conformance": "judge a live receiver or sender, requirement by requirement",
     "mapped-ram": "look into a mapped-ram file, take out of it, write one",
     "replay": "play a script to a receiver again: is its fault still there?",
     "diff": "the same script, played to several receivers, side by side",

@@ -268,6 +268,23 @@ def test_the_end_of_a_channel(due: int, message: str | None) -> None:
     assert said(refuse_end(due)) == message
 
 
+@pytest.mark.parametrize(("dialect", "refused"), [("9.2", False), ("10.0", True), (None, False)])
+def test_the_end_of_a_channel_inside_tls(dialect: str | None, refused: bool) -> None:
+    spoken = dialect_of(dialect) if dialect else None
+    assert said(refuse_end(0, dialect=spoken)) is None
+    message = said(refuse_end(0, ragged=True, dialect=spoken))
+    assert (message is not None) is refused
+    assert (message or "TLS-5: ").startswith("TLS-5: ")
+
+
+def test_device_state_of_a_device_that_is_not_there() -> None:
+    fields: dict[str, Any] = {"idstr": b"vfio".ljust(256, b"\0"), "next_packet_size": 4}
+    event = DeviceStateReceived(64, 0, MultiFDPacketDeviceState(instance_id=7, **fields), 4, 0)
+    assert said(refuse_device_state(event, parameters(), devices=False)) == (
+        "DEV-5: device is 'vfio', instance 7, must be one that takes state from channels"
+    )
+
+
 def test_what_is_not_known_is_not_looked_at() -> None:
     nothing = MigrationParameters()
     assert said(refuse_init(InitReceived(0, 0, MultiFDInit(id=200)), nothing, set())) is None
