@@ -117,10 +117,9 @@ def _follow(
     )  # fmt: skip
     lines: list[Mapping[str, Any]] = []
     try:
-        with process:
-            for line in _lines(journal, lambda: process.poll() is None):
-                lines.append(line)
-                watch(line)
+        for line in _lines(journal, lambda: process.poll() is None):
+            lines.append(line)
+            watch(line)
     finally:
         _end(process)
     return process.returncode, lines

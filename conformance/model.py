@@ -69,7 +69,7 @@ class _Player:
                 self._wires[step.wire] = self._machine.open()
             case Fin() | Reset():
                 self._finished.add(step.wire)
-                self._machine.receive_eof(self._wires[step.wire])
+                self._machine.receive_eof(self._wires[step.wire], reset=isinstance(step, Reset))
             case Pause() | Arrive() | Absent() | Ended():
                 pass
             case Complete():

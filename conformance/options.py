@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from argparse import ArgumentTypeError
 from collections.abc import Callable
 from fnmatch import fnmatchcase
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +19,18 @@ Get = Callable[[str], Any]
 DEFAULT_TARGET = "builtin:"
 REPORTS = (".jsonl", ".md", ".html", ".xml")
 """Suffixes of the reports that can be written."""
+
+
+def _above_zero(kind: type[float], text: str) -> float:
+    """Read a number of an option."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = kind(0)
+    if value > 0:
+        return value
+    raise ArgumentTypeError(f"{text!r} must be a number above 0")
+
 
 CASE = re.compile(r"::test_\w+\[(?P<case>[A-Z]+-\d+/[\w.-]+)(?:@(?P<peer>.*))?\](?:@.*)?$")
 """Case and peer in the id of a test, behind which xdist may write its group."""
@@ -57,15 +71,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
         "help": "what a case comes to that says nothing (default: fail)",
     },
     "repeat": {
-        "type": int, "default": 1, "metavar": "N",
+        "type": partial(_above_zero, int), "default": 1, "metavar": "N",
         "help": "play each case so often; the worst counts",
     },
     "timeout-scale": {
-        "type": float, "default": 1.0, "metavar": "X",
+        "type": partial(_above_zero, float), "default": 1.0, "metavar": "X",
         "help": "wait so many times as long for everything: for sanitizers and slow machines",
     },
     "max-dead": {
-        "type": int, "default": 3, "metavar": "N",
+        "type": partial(_above_zero, int), "default": 3, "metavar": "N",
         "help": "give a peer up that could not be used so many times in a row (default: 3)",
     },
     "report": {

@@ -156,7 +156,7 @@ class _Player:
         def look() -> Reaction | None:
             if self._running.read(*place, len(wanted)) == wanted:
                 return Reaction.ACCEPTED
-            return self._refusal(any, (wire, MAIN, *step.or_ended))
+            return self._refusal(any, (wire, MAIN))
 
         self._await(look, f"page {step.page} in memory", self._budgets.react)
 

@@ -58,9 +58,16 @@ def row_of(
         "attempts": result.attempts,
         "exchanges": [_exchange(e) for e in evidence.exchanges] if loud else [],
         "log": _plain(evidence.log) if loud else "",
-        "replay": f"multifd replay {ask.case} {shlex.quote(uri)}",
+        "replay": _replay(ask, uri),
         "pcap": None,
     }
+
+
+def _replay(ask: Ask, uri: str) -> str:
+    """Return the command that does it again: what is no script is done by the suite itself."""
+    if ask.group:
+        return f"multifd conformance {ask.role.value} {shlex.quote(uri)} --case {ask.case}"
+    return f"multifd replay {ask.case} {shlex.quote(uri)}"
 
 
 def unexpected(row: Mapping[str, Any], *, strict: bool, inconclusive: str) -> bool:
@@ -89,7 +96,7 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         "time": round(exchange.time, 6),
         "wire": exchange.wire,
         "kind": exchange.kind,
-        "what": exchange.what,
+        "what": _plain(exchange.what),
         "size": exchange.size,
         "hex": exchange.data.hex(),
     }

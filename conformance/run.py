@@ -12,10 +12,10 @@ from typing import Protocol
 from multifd_proto.errors import MultiFDError
 from multifd_proto.wire.requirements import Role
 
-from .bench import ReceiverBench
 from .catalogue import file_cases
 from .deviations import WEAK, Deviation, Deviations
 from .peers import parse_receiver, parse_sender
+from .receiver_bench import ReceiverBench
 from .recording import record
 from .releases import version_of
 from .result import Ask, Patience, Result
@@ -25,8 +25,6 @@ from .sets import RequirementSet, load_set
 from .target import Description
 from .verdict import Judgement, Verdict
 
-PCAP = ("none", "failed", "all")
-"""Of which cases the exchange is written as a capture."""
 _FAILED = (Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.DEVIATION)
 
 
@@ -39,6 +37,7 @@ class Settings:
     patience: Patience = field(default_factory=Patience)
     artifacts: Path = Path("multifd-artifacts")
     pcap: str = "none"
+    """Of which cases the exchange is written as a capture: `none`, `failed` or `all`."""
 
 
 class Bench(Protocol):

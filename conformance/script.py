@@ -169,8 +169,6 @@ class Arrive:
     page: int
     salt: int = 0
     block: str | None = None
-    or_ended: tuple[str, ...] = ()
-    """Wires whose end is a refusal, beside the page's own and the main stream's."""
 
 
 @dataclass(frozen=True, kw_only=True)

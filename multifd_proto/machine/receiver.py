@@ -93,18 +93,26 @@ class ReceiverMachine:
         """Guest memory, by the name of the RAM block."""
         self.refusal: Violation | None = None
         """Why the migration has failed."""
+        self.unspecified = ""
+        """What happened that a receiver may also fail the migration for; empty if nothing."""
         self.answers = b""
         """Bytes for the source, on the main stream's connection."""
         self._parameters, self._page_size = parameters, parameters.page_size
         self._connections: list[_Connection] = []
         self._leader: _Connection | None = None
         self._main = MainStream(page_size=self._page_size)
+        self._main_ended = False
         self._records: deque[tuple[int, MainRecord]] = deque()
 
     @property
     def complete(self) -> bool:
         """The main stream has come to its orderly end."""
         return self.state.over and self.refusal is None
+
+    @property
+    def meeting(self) -> bool:
+        """It waits at a mark for the SYNC packets of its round."""
+        return self.state.meeting
 
     @property
     def waits(self) -> str:
@@ -124,8 +132,10 @@ class ReceiverMachine:
         self._connections[number].pending += data
         self._settle()
 
-    def receive_eof(self, number: int) -> None:
-        """Take the end of a connection."""
+    def receive_eof(self, number: int, *, reset: bool = False) -> None:
+        """Take the end of a connection; if by a reset, a receiver may fail where it need not."""
+        if reset:
+            self.unspecified = "a connection that was reset"
         self._connections[number].ended = True
         self._settle()
 
@@ -168,18 +178,22 @@ class ReceiverMachine:
         else:
             main = head == STREAM_MAGIC
             if not main and head != CHANNEL_MAGIC:
-                fault = Fault("first bytes", head.hex(), "those of a main stream or channel")
-                self._refuse([("CHAN-6", fault)], connection)
-                return False
+                return self._close(connection)  # CHAN-6
         if main and self._leader is None:
             self._leader = connection
         elif main or self.state.complete:
-            connection.over = True  # surplus: closed, and nobody is harmed (CHAN-9)
+            return self._close(connection)  # CHAN-9
         else:
             connection.sink = _Pages()
             connection.channel = Channel(
                 page_size=self._page_size, dialect=dialect, sink=connection.sink
             )
+        return True
+
+    def _close(self, connection: _Connection) -> bool:
+        """Close a connection that is none of the migration's, without harm to the others."""
+        connection.over = True
+        self.unspecified = "a connection more than there are to be"
         return True
 
     # ---- channels ----------------------------------------------------------------------------
@@ -235,15 +249,17 @@ class ReceiverMachine:
         if connection.pending:
             self._main.receive_data(bytes(connection.pending))
             connection.pending.clear()
+        elif connection.ended and not self._main_ended:
+            self._main_ended = True
+            self._main.receive_eof()
         elif connection.ended:
             connection.over = True
-            self._main.receive_eof()
+            if not self.state.over:
+                fault = Fault("end of the stream", "early", "after the last section")
+                self._refuse([("MAIN-11", fault)], connection)
         else:
             return False
         self._records.extend((offset, record) for offset, _, record in self._main.records())
-        if connection.over and not self._records and not self.state.over:
-            fault = Fault("end of the stream", "early", "after the last section")
-            self._refuse([("MAIN-11", fault)], connection)
         return True
 
     def _take_record(self, connection: _Connection) -> bool:
@@ -264,7 +280,6 @@ class ReceiverMachine:
         if state.meeting and not self._meet(connection):
             return False
         self._records.popleft()
-        connection.over = connection.over and not self._records
         return True
 
     def _meet(self, connection: _Connection) -> bool:

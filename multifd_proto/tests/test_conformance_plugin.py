@@ -13,11 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from multifd_proto.conformance.bench import ReceiverBench
 from multifd_proto.conformance.catalogue import asks, receiver_cases
 from multifd_proto.conformance.deviations import Deviations
 from multifd_proto.conformance.ledger import HARNESS, NOTHING, UNEXPECTED, Ledger
 from multifd_proto.conformance.peers import parse_receiver
+from multifd_proto.conformance.receiver_bench import ReceiverBench
 from multifd_proto.conformance.result import Evidence, Patience, Result
 from multifd_proto.conformance.rows import row_of, story, unexpected
 from multifd_proto.conformance.run import Run, Settings
@@ -160,13 +160,15 @@ def test_entries_that_would_make_the_run_green_are_written(suite, tmp_path):
         (["--multifd-target=builtin:?broken=X"], "peer 'builtin:?broken=X': broken is 'X', must"),
         (["--multifd-set=1"], "set is '1', must be one of 2026.1, latest"),
         (["--multifd-deviations=absent"], "absent: No such file or directory"),
+        (["--multifd-repeat=0"], "argument --multifd-repeat: '0' must be a number above 0"),
         (["--multifd-report=x.pdf"], "report x.pdf: must end in .jsonl, .md, .html, .xml"),
     ],
 )
 def test_wrong_options_are_refused(suite, options, message):
     done = suite(*options)
     assert done.returncode == pytest.ExitCode.USAGE_ERROR
-    assert f"ERROR: {message}" in done.stderr
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_several_peers_have_tests_of_their_own(suite):
@@ -212,6 +214,8 @@ def test_a_sender_is_judged_by_all_requirements_of_a_scenario(suite):
     assert done.returncode == 1
     assert "1 failed" in done.stdout
     assert "INIT-1/plain: failed (wrong-bytes)" in done.stdout
+    again = "multifd conformance sender 'builtin:?broken=INIT-1' --case INIT-1/plain"
+    assert f"replay       {again}\n" in done.stdout
 
 
 # ---- without pytest ----------------------------------------------------------------------------

@@ -77,6 +77,8 @@ class ReceiverBench:
     def _attempt(self, case: Case, reasons: Sequence[re.Pattern[str]]) -> Result:
         begun = time.time_ns()
         seen = self._play(case.script)
+        if seen.reaction is not Reaction.UNREACHED:
+            self._dead = 0
         if seen.reaction in (Reaction.CRASHED, Reaction.HUNG):
             self._controls.pop(_key(case.script), None)
         judgement = judge(case, self.description, seen, reasons)
