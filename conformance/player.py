@@ -192,6 +192,8 @@ class _Player:
         dead = self._death()
         if dead or state is not State.UNKNOWN:
             return dead
+        if self._peer.return_path and self._wires.wires[MAIN].ended:
+            return Reaction.REJECTED
         if Sense.MEMORY in self._peer.senses and not compare(self._running, self._stage).missing:
             return Reaction.ACCEPTED
         return None
@@ -305,5 +307,7 @@ class _Player:
             state = self._running.state(self._budgets.answer)
             if state in (State.COMPLETED, State.FAILED):
                 return Aftermath.CLEAN
+            if state is State.UNKNOWN and Sense.PROCESS not in self._peer.senses:
+                break
             time.sleep(0.005)
         return Aftermath.WEDGED if state is State.SILENT else Aftermath.UNKNOWN

@@ -25,6 +25,7 @@ from .observation import Exchange
 KEPT = 1 << 20
 """Bytes of an exchange, or of a peer's answers, that are kept."""
 _READ = 1 << 16
+_RETRY = 0.05
 _HOSTNAME = "localhost"
 
 
@@ -123,7 +124,7 @@ class Wires(Owner):
             PeerError: it is refused, or the TLS handshake fails.
         """
         try:
-            sock = dial(self._address, len(self.wires), self._timeout)
+            sock = self._dial()
             if self._tls:
                 sock = wrap(sock, self._tls, f"wire {name}", self._timeout, _HOSTNAME)
         except PeerError as error:
@@ -135,6 +136,17 @@ class Wires(Owner):
         self.wires[name] = Wire(name, sock)
         self._selector.register(sock, selectors.EVENT_READ, self.wires[name])
         self._note(name, "open", f"connection to {self._address}")
+
+    def _dial(self) -> socket.socket:
+        """Connect; one that has just been started is given time to listen."""
+        deadline = time.monotonic() + self._timeout
+        while True:
+            try:
+                return dial(self._address, len(self.wires), self._timeout)
+            except PeerError:
+                if self.wires or time.monotonic() + _RETRY > deadline:
+                    raise
+                time.sleep(_RETRY)
 
     def send(self, name: str, data: bytes, what: str) -> None:
         """Send bytes, at once or as soon as they can go."""

@@ -53,7 +53,7 @@ BEGUN: tuple[Step, ...] = (
 )  # fmt: skip
 SENT: tuple[Step, ...] = (Pages(wire="0", normal=(200,)), Arrive(page=200))
 PAGE = 4096
-QUICK = Budgets(react=0.2, complete=0.3, answer=0.1, death=0.05, afterwards=0.05)
+QUICK = Budgets(connect=1.0, react=0.2, complete=0.3, answer=0.1, death=0.05, afterwards=0.05)
 
 
 class Puppet:

@@ -26,7 +26,7 @@ def _tidy() -> Iterator[None]:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return issue(tmp_path_factory.mktemp("tls") / "one")
+    return Path(issue(tmp_path_factory.mktemp("tls") / "one"))
 
 
 def shake(server: ssl.SSLContext, client: ssl.SSLContext, name: str | None) -> tuple[str, str]:
