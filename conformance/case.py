@@ -81,6 +81,8 @@ class Case:
             return "the peer has no TLS"
         if self.channels > peer.max_channels:
             return f"the peer has at most {peer.max_channels} channels"
+        if self.channels < peer.min_channels:
+            return f"the peer has {peer.min_channels} channels, and cannot be told otherwise"
         return peer.unsupported.get(self.requirement.id, "") or self.applies(peer)
 
     def binds(self, dialect: Dialect) -> bool:

@@ -116,12 +116,15 @@ def _follow(
         start_new_session=True,
     )  # fmt: skip
     lines: list[Mapping[str, Any]] = []
+    # whoever ends us politely, as CI systems do, gets the same as one who interrupts us
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for line in _lines(journal, lambda: process.poll() is None):
             lines.append(line)
             watch(line)
     finally:
         _end(process)
+        signal.signal(signal.SIGTERM, before)
     return process.returncode, lines
 
 

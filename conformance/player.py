@@ -48,7 +48,7 @@ class Budgets:
     """An answer to the question for the state."""
     death: float = 0.2
     """A process that dies, after its connections have ended."""
-    afterwards: float = 1.0
+    afterwards: float = 0.5
     """A receiver that is done, after all connections are closed."""
 
     def scaled(self, factor: float) -> Budgets:
@@ -192,11 +192,20 @@ class _Player:
         dead = self._death()
         if dead or state is not State.UNKNOWN:
             return dead
-        if self._peer.return_path and self._wires.wires[MAIN].ended:
+        # who would have said SHUT, and closes instead, has refused
+        closed = any(wire.ended for wire in self._wires.wires.values())
+        if self._peer.return_path and closed and not self._soon_shut():
             return Reaction.REJECTED
         if Sense.MEMORY in self._peer.senses and not compare(self._running, self._stage).missing:
             return Reaction.ACCEPTED
         return None
+
+    def _soon_shut(self) -> bool:
+        """Tell whether SHUT comes, a little after the end of a channel."""
+        main = self._wires.wires[MAIN]
+        return self._wires.wait(
+            lambda: return_path.shut_status(bytes(main.answered)) is not None, self._budgets.death
+        )
 
     def _refusal(
         self, which: Callable[[list[bool]], bool], names: tuple[str, ...]

@@ -118,9 +118,8 @@ class ReceiverBench:
             return play(running, self.description, script, setup, self._budgets)
 
     def _setup(self, script: Script) -> Setup:
-        if not script.tls:
-            return Setup(script.channels, script.method)
-        return Setup(script.channels, script.method, tls=self._tls)
+        tls = self._tls if script.tls else None
+        return Setup(script.channels, script.method, self.description.uuid, tls)
 
     @cached_property
     def _tls(self) -> TlsCredentials:

@@ -91,6 +91,10 @@ def _plain(text: str) -> str:
     return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
+_KEPT = 1024
+"""Bytes of a message that a row keeps; a capture (`--pcap`) has all."""
+
+
 def _exchange(exchange: Exchange) -> dict[str, Any]:
     return {
         "time": round(exchange.time, 6),
@@ -98,7 +102,7 @@ def _exchange(exchange: Exchange) -> dict[str, Any]:
         "kind": exchange.kind,
         "what": _plain(exchange.what),
         "size": exchange.size,
-        "hex": exchange.data.hex(),
+        "hex": exchange.data[:_KEPT].hex(),
     }
 
 

@@ -82,6 +82,10 @@ class Description:
     """Payload methods that it was built with."""
     tls: bool = False
     max_channels: int = 255
+    min_channels: int = 1
+    """As many as `max_channels` where it cannot be told how many there are."""
+    uuid: bytes = MACHINE
+    """UUID that its machine has, or can be told to have: 16 bytes, in text order."""
     return_path: bool = True
     """It answers on the main stream's connection, if the source asks it to."""
     senses: frozenset[Sense] = frozenset()

@@ -11,12 +11,12 @@ from tempfile import TemporaryDirectory
 
 from multifd_proto.errors import MultiFDError
 from multifd_proto.peers.tls import TlsCredentials
+from multifd_proto.wire.requirements import Role
 
 from .case import Case, Expect
-from .catalogue import receiver_cases
+from .catalogue import file_cases, receiver_cases
 from .credentials import credentials
 from .judging import judge
-from .mapped_ram import FileCase
 from .observation import Exchange, Observation, Reaction
 from .peers import parse_receiver
 from .player import Budgets, play
@@ -52,9 +52,9 @@ def try_once(name: str, uri: str, budgets: Budgets) -> Tried:
         ScriptError: the script cannot be read or played.
         UnknownScriptError: there is no such script, or it does not say what it expects.
     """
-    known = receiver_cases().get(name)
-    if isinstance(known, FileCase):
-        return Tried(known.run(uri))
+    files = file_cases(Role.RECEIVER)
+    if name in files:
+        return Tried(files[name].run(uri))
     script, peer = find_script(name), parse_receiver(uri)
     try:
         with TemporaryDirectory(prefix="multifd-") as folder:
@@ -79,7 +79,7 @@ def find_script(name: str) -> Script:
     if path.is_file():
         return load_script(path.read_text("utf-8", "replace"))
     case = receiver_cases().get(name)
-    if not isinstance(case, Case):
+    if case is None:
         raise UnknownScriptError(f"{name}: neither a file nor a case: multifd conformance list")
     return case.script
 
@@ -98,7 +98,7 @@ def trial(
         ScriptError: the script cannot be played.
     """
     tls = credentials if script.tls else None
-    setup = Setup(channels=script.channels, method=script.method, tls=tls)
+    setup = Setup(script.channels, script.method, description.uuid, tls)
     with peer.receive(setup) as running:
         return play(running, description, script, setup, budgets)
 
@@ -106,7 +106,7 @@ def trial(
 def why_not(script: Script, peer: Description) -> str:
     """Return why a script makes no sense for a peer; empty if it does, as far as is known."""
     known = receiver_cases().get(script.name)
-    if isinstance(known, Case) and known.script == script:
+    if known and known.script == script:
         return known.not_applicable(peer)
     return "" if script.method in peer.methods else f"the peer has no {script.method}"
 
@@ -118,7 +118,7 @@ def judge_script(script: Script, peer: Description, seen: Observation) -> Judgem
         UnknownScriptError: it expects nothing, or nothing that is known.
     """
     known = receiver_cases().get(script.name)
-    if isinstance(known, Case) and known.script == script:
+    if known and known.script == script:
         return judge(known, peer, seen)
     if script.expect not in Expect.__members__:
         names = ", ".join(Expect.__members__)

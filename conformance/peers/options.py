@@ -68,6 +68,7 @@ class Options:
             senses: what can be seen of it.
             fixed: whether it has `channels` channels, neither more nor less.
         """
+        most = self.channels or (Setup.channels if fixed else Description.max_channels)
         return Description(
             product=self.product or product,
             version=self.version or version,
@@ -77,7 +78,9 @@ class Options:
             blocks=dict(self.memory),
             page_size=self.page_size,
             methods=self.methods,
-            max_channels=self.channels or (Setup.channels if fixed else Description.max_channels),
+            max_channels=most,
+            min_channels=most if fixed else 1,
+            uuid=self.uuid,
             return_path=self.return_path,
             senses=senses,
         )

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from multifd_proto.cli.common import NOTHING_DONE
+from multifd_proto.cli.cross import command as cross
 
 _OWN = ("jobs", "as_json")
 
@@ -161,3 +162,6 @@ def list_(role: str | None, globs: tuple[str, ...], as_json: bool) -> None:
     if not found:
         click.echo("multifd: no case matches", err=True)
         raise SystemExit(NOTHING_DONE)
+
+
+command.add_command(cross, "cross")

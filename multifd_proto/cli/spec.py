@@ -57,14 +57,17 @@ def _matching(word: str) -> Iterator[Requirement]:
 
 def tested_by(requirement: Requirement) -> str:
     """Say where a requirement is tested."""
-    if requirement.id in RULES:
-        judge = RULES[requirement.id].judge
-        return (
-            f"multifd check ({judge.__module__.rpartition('.')[2]} rules), conformance/ miniatures"
-        )
     if requirement.observable == "none":
         return f"nowhere: {requirement.observable_reason}"
-    return f"not yet: it takes a {requirement.observable} peer"
+    from multifd_proto.conformance.catalogue import asks
+
+    found = asks(requirement.role).values()
+    cases = sum(ask.requirement is requirement for ask in found)
+    suite = f"multifd conformance {requirement.role.value} ({cases} cases)"
+    if requirement.id in RULES:
+        rules = RULES[requirement.id].judge.__module__.rpartition(".")[2]
+        return f"multifd check ({rules} rules), {suite}"
+    return suite
 
 
 def _whole(requirement: Requirement) -> Iterator[str]:

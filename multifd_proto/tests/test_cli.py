@@ -221,7 +221,7 @@ def test_spec_prints_a_requirement_and_finds_words():
     assert "PKT-11" in out
     status, _, err = multifd("spec", "no such word")
     assert (status, err) == (4, "multifd: no requirement has 'no such word' in it\n")
-    assert len(multifd("spec", "--json")[1].splitlines()) == 118
+    assert len(multifd("spec", "--json")[1].splitlines()) == 119
 
 
 @pytest.mark.parametrize("verb", ["decode", "check", "summary", "extract", "spec", "render"])

@@ -153,7 +153,8 @@ def test_the_users_pytest_has_no_say(multifd, tmp_path, monkeypatch):
     assert multifd("receiver", "builtin:", "--case", "INIT-9/zero", "-j1").returncode == 0
 
 
-def test_an_interrupt_ends_everything(tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_ends_everything(tmp_path, how):
     mark = f"multifd-test-{os.getpid()}-{time.monotonic_ns()}"
     temporary = tmp_path / mark
     temporary.mkdir()
@@ -169,7 +170,7 @@ def test_an_interrupt_ends_everything(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         assert len(processes(mark)) > 2
-        running.send_signal(signal.SIGINT)
+        running.send_signal(how)
         _, errors = running.communicate(timeout=60)
     assert (running.returncode, errors.strip()) == (130, "interrupted")
     assert processes(mark) == []
