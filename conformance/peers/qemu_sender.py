@@ -131,6 +131,7 @@ class RunningQemuSender:
 
     def __init__(self, binary: Path, machine: str, setup: SourceSetup, to: Address) -> None:
         self._answer: Mapping[str, Any] = {}
+        self._answers = 0
         self._state = State.RUNNING
         self._changed = Condition()
         self._cancel, self._cancelled, self._stopped = Event(), Event(), Event()
@@ -189,6 +190,7 @@ class RunningQemuSender:
         answer = self._qemu.execute("query-migrate")
         with self._changed:
             self._answer = answer
+            self._answers += 1
             self._state = _STATES.get(answer.get("status", ""), State.RUNNING)
             self._changed.notify_all()
 
@@ -230,6 +232,36 @@ class RunningQemuSender:
         with self._changed:
             self._changed.wait_for(lambda: self._state is not State.RUNNING, timeout)
             return self._state
+
+    @property
+    def status(self) -> str:
+        """What QEMU has called the state of the migration: `setup`, `device`, `cancelling`, ..."""
+        return str(self._answer.get("status", ""))
+
+    def answers(self, timeout: float) -> bool:
+        """Tell whether its monitor answers within so many seconds, whatever became of it."""
+        with self._changed:
+            before = self._answers
+            done = self._changed.wait_for(
+                lambda: self._answers > before or self._state is not State.RUNNING, timeout
+            )
+            if self._state is State.RUNNING:
+                return done
+        self._thread.join()
+        try:
+            self._qemu.execute("query-migrate", timeout=timeout)
+        except PeerError:
+            return False
+        return True
+
+    def resident(self) -> int:
+        """Return the bytes of memory that QEMU has beside the guest's; 0 if it is gone."""
+        try:
+            lines = Path(f"/proc/{self._qemu.pid}/status").read_text().splitlines()
+        except OSError:
+            return 0
+        told = (line.split()[1] for line in lines if line.startswith("RssAnon:"))
+        return int(next(told, "0")) << 10
 
     def reason(self) -> tuple[str, ...]:
         """Return what QEMU gave as a reason: over QMP, on standard error, and as trace events."""

@@ -77,7 +77,7 @@ class Destination(Owner):
         self._context = context
         self._listener = Listener(at, backlog=512)
         if behaviour.window:
-            _set_window(self._listener.fileno(), behaviour.window)
+            set_window(self._listener.fileno(), behaviour.window)
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener.fileno(), selectors.EVENT_READ)
         self._resting: dict[Arrival, float] = {}
@@ -265,7 +265,8 @@ class Destination(Owner):
         self._progress = time.monotonic()
 
 
-def _set_window(listener: int, size: int) -> None:
+def set_window(listener: int, size: int) -> None:
+    """Have all connections of a listening descriptor use receive buffers of so many bytes."""
     sock = socket.socket(fileno=listener)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)

@@ -151,7 +151,7 @@ def _gather(
         connections=len(destination.arrivals),
         broken=destination.broken,
         waited=waited,
-        image=_compare(hearing, sender) if whole else None,
+        image=compare(hearing, sender) if whole else None,
         state=state,
         death=sender.death,
         crashed=sender.crashed,
@@ -182,8 +182,8 @@ def known(
     )
 
 
-def _compare(hearing: Hearing, sender: RunningSender) -> tuple[str, ...] | None:
-    """Compare the memory of all blocks whose content the sender tells."""
+def compare(hearing: Hearing, sender: RunningSender) -> tuple[str, ...] | None:
+    """Say where memory is not what the sender says it is; None if that cannot be told."""
     migration, memory = hearing.checker.migration, hearing.memory
     images = {block: sender.image(block) for block in migration.blocks or ()}
     told = {block: image for block, image in images.items() if image is not None}

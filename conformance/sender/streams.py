@@ -6,6 +6,7 @@ Nothing is refused: whatever is wrong is noted, and the rest of the connection i
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.check import Checker
@@ -38,6 +39,8 @@ class Hearing:
         self.receiving = Receiving(parameters)
         self.pages_seen = False
         """A packet with pages has come."""
+        self.revise: Callable[[bytes], bytes] = bytes
+        """Makes of each answer on the return path what is sent; by default it is the answer."""
         self._clock = 0
 
     def now(self) -> int:
@@ -147,4 +150,6 @@ class Stream:
         if isinstance(record, RamZero):
             hearing.memory.clear(record.block or b"", record.offsets, event.round)
         answer = hearing.receiving.take(record)
-        return answer + (hearing.receiving.farewell() if isinstance(record, StreamEnd) else b"")
+        if isinstance(record, StreamEnd):
+            answer = hearing.receiving.farewell()
+        return hearing.revise(answer) if answer else b""
