@@ -24,9 +24,7 @@ from .verdict import Verdict
 
 UNBROKEN = "none"
 """The miniature that nothing is wrong with."""
-_BAD = frozenset(
-    verdict.value for verdict in (Verdict.FAILED, Verdict.INCONCLUSIVE, Verdict.HARNESS_ERROR)
-)
+_BAD = frozenset(verdict.value for verdict in (Verdict.FAILED, Verdict.HARNESS_ERROR))
 
 
 @dataclass(frozen=True)
