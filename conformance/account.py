@@ -57,10 +57,11 @@ class Account:
                 try:
                     peer = self._run.bench(role, uri).description
                 except MultiFDError as error:
-                    yield {"uri": uri, "error": str(error)}
+                    yield {"uri": uri, "role": role.value, "error": str(error)}
                     continue
                 yield {
                     "uri": uri,
+                    "role": role.value,
                     "product": peer.product,
                     "version": peer.version,
                     "dialect": peer.dialect.name,

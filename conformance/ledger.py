@@ -50,6 +50,7 @@ class Ledger:
                 "suite": __version__,
                 "set": set_name,
                 "role": role,
+                **self._how,
                 "started": datetime.now(UTC).isoformat(timespec="seconds"),
                 "host": f"{platform.node()} {platform.system()} {platform.release()}",
                 "peers": peers,
