@@ -77,7 +77,7 @@ class MiniatureArrivals(ABC):
         self._tls = setup.tls.server() if setup.tls else None
         self._listener = Listener(parse_address("tcp:127.0.0.1:0"), setup.channels + 16)
         self._threads: list[Thread] = []
-        self._accepting = Thread(target=self._accept_all)
+        self._accepting = Thread(target=self._accept_all, daemon=True)
 
     @abstractmethod
     def serve_main(self, wire: Wire, first: bytes) -> None:
@@ -224,7 +224,7 @@ class MiniatureArrivals(ABC):
         stream = len(self._threads)
         with self.lock:
             self.pending.add(stream)
-        thread = Thread(target=self._run, args=(sock, stream))
+        thread = Thread(target=self._run, args=(sock, stream), daemon=True)
         self._threads.append(thread)
         thread.start()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TypeAlias
 
 from multifd_proto.machine.parameters import MigrationParameters
@@ -106,16 +107,15 @@ class Performance:
                 _act(self.machine, action)
 
     def lagging(self) -> Iterator[ReceiverMachine]:
-        """Yield machines that took the same steps, with each connection as the last, or the first.
+        """Yield machines that took the same steps, each with another first and last connection.
 
         What was sent before a pause of `SETTLES` seconds is dealt with before what comes after it.
         """
-        for wire in self.wires.values():
-            for first in (False, True):
-                machine = ReceiverMachine(self._parameters)
-                for action in _reordered(self._actions, wire, first=first):
-                    _act(machine, action)
-                yield machine
+        for first, last in permutations(self.wires.values(), 2):
+            machine = ReceiverMachine(self._parameters)
+            for action in _reordered(self._actions, first, last):
+                _act(machine, action)
+            yield machine
 
     def _compile(self, step: Step) -> Iterator[_Action]:
         match step:
@@ -153,8 +153,8 @@ def _act(machine: ReceiverMachine, action: _Action) -> None:
             machine.receive_eof(action.wire, reset=action.reset)
 
 
-def _reordered(actions: list[_Action], wire: int, *, first: bool) -> Iterator[_Action]:
-    """Yield actions, what is said on one wire before or after what is said on the others."""
+def _reordered(actions: list[_Action], first: int, last: int) -> Iterator[_Action]:
+    """Yield actions, what is said on one wire before what is said on the others, or after it."""
     part: list[_Action] = []
     for action in (*actions, _Settled()):
         if not isinstance(action, _Settled):
@@ -162,5 +162,5 @@ def _reordered(actions: list[_Action], wire: int, *, first: bool) -> Iterator[_A
             continue
         yield from (each for each in part if isinstance(each, _Opened))
         said = [each for each in part if not isinstance(each, _Opened)]
-        yield from sorted(said, key=lambda each: (each.wire == wire) != first)
+        yield from sorted(said, key=lambda each: (each.wire == last) - (each.wire == first))
         part.clear()

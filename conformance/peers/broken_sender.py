@@ -160,7 +160,7 @@ class RunningBrokenSender:
         self._context = setup.tls.client() if setup.tls else None
         self._connections = ExitStack()
         self._state, self._reason = State.RUNNING, ""
-        self._thread = Thread(target=self._run)
+        self._thread = Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -148,7 +148,8 @@ class RunningBuiltin:
         )
         self.address = self._receiver.address
         """Where a source has to dial."""
-        self._thread = Thread(target=self._run, name="builtin receiver")
+        # a daemon, as are all threads below it: Ctrl-C may come before anybody can stop it
+        self._thread = Thread(target=self._run, name="builtin receiver", daemon=True)
         self._thread.start()
 
     def _run(self) -> None:

@@ -118,7 +118,7 @@ class RunningBuiltinSender:
             parameters = SourceParameters(dialect, setup.channels, setup.uuid, method=method)
             options = Options(_TIMEOUT, return_path=setup.return_path, tls=setup.tls)
             self._sender = Sender(to, parameters, ram, options=options, progress=self._check)
-            self._thread = Thread(target=self._run)
+            self._thread = Thread(target=self._run, daemon=True)
             self._thread.start()
             stack.callback(self._stop)
             self._open = stack.pop_all()

@@ -144,7 +144,7 @@ class RunningQemuSender:
             self._qemu = stack.enter_context(self._start(binary, machine, setup))
             _configure(self._qemu, setup)
             self._qemu.migrate(str(to))
-            self._thread = Thread(target=self._attend)
+            self._thread = Thread(target=self._attend, daemon=True)
             self._thread.start()
             stack.callback(self._stop)
             self._open = stack.pop_all()

@@ -127,7 +127,14 @@ class Arrival:
 
     def _take(self, data: bytes) -> None:
         self.bytes += len(data)
-        answer = self.stream.feed(data)
+        self._answer(self.stream.feed(data))
+
+    def part(self) -> None:
+        """Say that everything was loaded, if that is still owed: nothing has come for a while."""
+        if not self.over:
+            self._answer(self.stream.farewell())
+
+    def _answer(self, answer: bytes) -> None:
         if answer:
             with suppress(OSError):  # a sender that does not care for it may be gone
                 self.socket.send(answer)

@@ -27,6 +27,8 @@ _MAIN_FIRST = 1.0
 """Seconds that the TLS handshake of the main stream may take while channels are connected."""
 _CHANNEL_FIRST = 0.2
 """Seconds that the main stream is not read, for a channel to show that this is multifd."""
+_LAST = 0.1
+"""Seconds without a byte after which nothing is taken to follow the end of a main stream."""
 _FIRST_CHANNEL = 1
 """Number of the connection that is treated badly; that before it is the main stream's."""
 _SETTLED = (State.COMPLETED, State.FAILED)
@@ -112,6 +114,9 @@ class Destination(Owner):
         while True:
             self._serve()
             now = time.monotonic()
+            if now - self._progress > _LAST:
+                for arrival in self.arrivals:
+                    arrival.part()
             if not self._idle():
                 ended = now
             elif self._is_over(sender, now - ended):

@@ -14,7 +14,7 @@ from multifd_proto.machine.events import Event, PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, MainInfo, MainReceived, main_events
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.receiving import Receiving
-from multifd_proto.wire.main_records import STREAM_MAGIC, StreamEnd
+from multifd_proto.wire.main_records import STREAM_MAGIC, StreamEnd, VmDescription
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.ram_records import RamZero
 
@@ -60,6 +60,7 @@ class Stream:
         self._hearing, self._number = hearing, number
         self._opened = hearing.now()
         self._head = b""
+        self._ended = False
         self._machine: Channel | MainStream | None = None
         self._peer: ChannelInfo | MainInfo | None = None
 
@@ -80,8 +81,8 @@ class Stream:
             reset: it was broken off.
             excused: we have given the sender a reason to, so that nothing is demanded.
         """
-        if self.kind == "unknown" and (self._head or (excused and self._number)):
-            # of a connection that never said what it is, its place among the others tells
+        if self.kind == "unknown" and (self._number if excused else self._head):
+            # of a connection that could not say what it is, its place among the others tells
             self._become("channel")
             self._take(self._head)
         if isinstance(self._machine, Channel):
@@ -151,5 +152,19 @@ class Stream:
             hearing.memory.clear(record.block or b"", record.offsets, event.round)
         answer = hearing.receiving.take(record)
         if isinstance(record, StreamEnd):
-            answer = hearing.receiving.farewell()
+            self._ended = True
+        elif isinstance(record, VmDescription):
+            return self.farewell()
         return hearing.revise(answer) if answer else b""
+
+    def farewell(self) -> bytes:
+        """Return the last answer, if it is owed: when nothing follows the end of a main stream.
+
+        Before the description of the machine has come, it is too early: QEMU 7.2 fails if it gets
+        its SHUT while it writes that.
+        """
+        if not self._ended:
+            return b""
+        self._ended = False
+        answer = self._hearing.receiving.farewell()
+        return self._hearing.revise(answer) if answer else b""

@@ -109,7 +109,10 @@ def test_the_report_is_there_while_it_runs(tmp_path):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         running.send_signal(signal.SIGINT)
-        running.communicate(timeout=60)
+        try:
+            running.communicate(timeout=60)
+        finally:
+            running.kill()
     kinds = [json.loads(line)["type"] for line in report.read_text().splitlines()]
     assert kinds[:5] == ["run", "case", "case", "case", "case"]
     assert "end" not in kinds
