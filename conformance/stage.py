@@ -28,6 +28,10 @@ from .script import DeviceState, Init, Main, Message, Pages, Raw, Script, Script
 from .target import Description, Sense
 
 _METHOD = {method.name: method for method in METHODS}
+_FIELDS = {
+    layout.name: frozenset(row.name for row in layout.rows())
+    for layout in (MultiFDInit, MultiFDPacket, MultiFDPacketDeviceState)
+}
 _HEADER = len(MainHeader().build())
 _FIRST_DIGITS = re.compile(r"\d*")
 
@@ -173,7 +177,7 @@ class Stage:
     def _layout(
         self, layout: type[Layout], what: str, given: dict[str, Any], changed: Mapping[str, Any]
     ) -> Built:
-        known = {row.name for row in layout.rows()}
+        known = _FIELDS[layout.name]
         values = {}
         for name, value in changed.items():
             if name not in known:

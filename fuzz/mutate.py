@@ -25,6 +25,7 @@ from collections.abc import Callable
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import zstandard
 
@@ -170,21 +171,31 @@ def mutant(seed: int) -> bytes:
     return data[: r.randrange(len(data) + 1)] if r.random() < 0.1 else data
 
 
-def run(path: Path) -> str:
-    """Run a capture through the whole pipe; return how it ended."""
+def reports(path: Path) -> list[dict[str, Any]]:
+    """Run a capture through the whole pipe; return what is reported of its migrations.
+
+    Raises:
+        CaptureError: it is no capture, or breaks off.
+    """
     follower = Follower(decode=True)
-    try:
-        for connection, event in follower.follow(CaptureReader([path])):
-            values = row(connection.half.stream, connection.channel, event, offsets=True)
-            if values:
-                describe(values)
-    except CaptureError:
-        return "unreadable"
-    verdicts = []
+    for connection, event in follower.follow(CaptureReader([path])):
+        values = row(connection.half.stream, connection.channel, event, offsets=True)
+        if values:
+            describe(values)
+    found = []
     for session in follower.sessions:
         report = session.checker.conclude()
         list(as_text(report, session.checker.migration))
-        verdicts.append(as_data(report, session.checker.migration)["verdict"])
+        found.append(as_data(report, session.checker.migration))
+    return found
+
+
+def run(path: Path) -> str:
+    """Run a capture through the whole pipe; return how it ended."""
+    try:
+        verdicts = [report["verdict"] for report in reports(path)]
+    except CaptureError:
+        return "unreadable"
     return "failed" if "failed" in verdicts else verdicts[0] if verdicts else "no migration"
 
 

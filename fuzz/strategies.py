@@ -10,7 +10,8 @@ chance, or one above what is right, is never found by drawing bits.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from dataclasses import dataclass, replace
+from functools import cache, lru_cache
 from typing import Any
 
 from hypothesis import strategies as st
@@ -18,7 +19,7 @@ from hypothesis.strategies import SearchStrategy
 from multifd_proto.conformance.script import DeviceState, Init, Pages, Sync
 from multifd_proto.conformance.target import MACHINE, Description
 
-from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
+from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC, Dialect
 from multifd_proto.wire.payload import METHODS
 from multifd_proto.wire.schema import (
     MULTIFD_MAGIC,
@@ -35,13 +36,21 @@ LAST_PAGE = 249
 """Highest page that valid packets have; those above are the oracle's."""
 
 
+@dataclass(frozen=True)
+class _Bounded:
+    """What of a peer's description the bounds of fields come from."""
+
+    page_size: int
+    blocks: Mapping[bytes, int]
+    dialect: Dialect
+
+
 def numbers(size: int, *bounds: int) -> SearchStrategy[int]:
     """Return integers of so many bytes: those around the bounds often, any now and then."""
     top = (1 << 8 * size) - 1
     near = {value + step for value in (0, top, top >> 1, *bounds) for step in (-1, 0, 1)}
-    return st.sampled_from(sorted(value for value in near if 0 <= value <= top)) | st.integers(
-        0, top
-    )
+    often = st.sampled_from(sorted(value for value in near if 0 <= value <= top))
+    return st.one_of(often, often, often, st.integers(0, top))
 
 
 def junk(size: int, *values: bytes) -> SearchStrategy[str]:
@@ -52,14 +61,14 @@ def junk(size: int, *values: bytes) -> SearchStrategy[str]:
     return (st.sampled_from(likely + alike) | some).map(bytes.hex)
 
 
-def _bounds(peer: Description, channels: int) -> dict[str, tuple[int, ...]]:
+def bounds_of(peer: Description | _Bounded, channels: int) -> dict[str, tuple[int, ...]]:
     """Return the numbers that mean something in a field, by its name."""
     count, length = page_count(peer.page_size), next(iter(peer.blocks.values()))
     limits = [method.limit for method in METHODS if method.limit]
     flags = (FLAG_SYNC, FLAG_DEVICE_STATE, peer.dialect.flags, *(m.flag for m in METHODS))
     return {
         "magic": (MULTIFD_MAGIC, int.from_bytes(MULTIFD_MAGIC.to_bytes(4, "big"), "little")),
-        "version": (MULTIFD_VERSION,),
+        "version": (MULTIFD_VERSION, MULTIFD_VERSION << 24),
         "id": (channels,),
         "flags": flags,
         "pages_alloc": (count, count * 100),
@@ -72,11 +81,14 @@ def _bounds(peer: Description, channels: int) -> dict[str, tuple[int, ...]]:
     }
 
 
+_bounds = bounds_of
+
+
 def field_values(
-    layout: type[Message], peer: Description, channels: int
+    layout: type[Message], peer: Description | _Bounded, channels: int
 ) -> dict[str, SearchStrategy[Any]]:
     """Return what to draw for each field of a layout: integers, hex of bytes, first offsets."""
-    bounds = _bounds(peer, channels)
+    bounds = bounds_of(peer, channels)
     blocks = list(peer.blocks)
     strategies: dict[str, SearchStrategy[Any]] = {}
     for row in layout.rows(page_count=1):
@@ -104,6 +116,21 @@ def changes(kind: type, peer: Description, channels: int, most: int = 2) -> Sear
         channels: number of channels of the migration.
         most: fields that are changed at once.
     """
+    blocks = tuple(peer.blocks.items())
+    return _changes(kind, peer.page_size, blocks, peer.dialect, channels, most)
+
+
+@lru_cache(maxsize=64)
+def _changes(
+    kind: type,
+    page_size: int,
+    blocks: tuple[tuple[bytes, int], ...],
+    dialect: Dialect,
+    channels: int,
+    most: int,
+) -> SearchStrategy[Fields]:
+    """Make the strategy once: Hypothesis takes longer to look at a new one than to draw from it."""
+    peer = _Bounded(page_size, dict(blocks), dialect)
     values = field_values(_layout_of(kind), peer, channels)
     one = st.sampled_from(sorted(values)).flatmap(
         lambda name: st.tuples(st.just(name), values[name])
@@ -111,21 +138,23 @@ def changes(kind: type, peer: Description, channels: int, most: int = 2) -> Sear
     return st.lists(one, min_size=1, max_size=most).map(dict)
 
 
+@cache
 def page_numbers(most: int = 3) -> SearchStrategy[tuple[int, ...]]:
     """Return different pages of the first block."""
-    return st.lists(st.integers(0, LAST_PAGE), max_size=most, unique=True).map(tuple)
+    return st.lists(st.integers(0, LAST_PAGE), min_size=1, max_size=most, unique=True).map(tuple)
+
+
+_KINDS, _SALTS = st.sampled_from(("normal", "both", "zero")), st.integers(0, 3)
 
 
 @st.composite
 def packets(draw: st.DrawFn, wire: str, peer: Description) -> Pages:
     """Return valid packets with pages: few, as a packet with one shows most of what there is."""
-    normal = draw(page_numbers())
-    zero: tuple[int, ...] = ()
-    if "zero_pages" in {row.name for row in peer.dialect.packet.rows()}:
-        zero = tuple(page for page in draw(page_numbers(2)) if page not in normal)
-    if not normal and not zero:
-        normal = (draw(st.integers(0, LAST_PAGE)),)
-    return Pages(wire=wire, normal=normal, zero=zero, salt=draw(st.integers(0, 3)))
+    lists = "zero_pages" in {row.name for row in peer.dialect.packet.rows()}
+    kind = draw(_KINDS if lists else st.just("normal"))
+    pages = draw(page_numbers())
+    cut = {"normal": len(pages), "both": len(pages) // 2, "zero": 0}[kind]
+    return Pages(wire=wire, normal=pages[:cut], zero=pages[cut:], salt=draw(_SALTS))
 
 
 @st.composite
@@ -140,6 +169,5 @@ def messages(draw: st.DrawFn, wire: str, peer: Description, channels: int) -> An
         )
     )
     if draw(st.booleans()):
-        given = vars(step) | {"fields": draw(changes(type(step), peer, channels))}
-        return type(step)(**given)
+        return replace(step, fields=draw(changes(type(step), peer, channels)))
     return step

@@ -23,6 +23,7 @@ VERBS = {
     "mapped-ram": "look into a mapped-ram file, take out of it, write one",
     "replay": "play a script to a receiver again: is its fault still there?",
     "diff": "the same script, played to several receivers, side by side",
+    "fuzz": "find what a receiver, a sender or this package itself does wrong",
     "spec": "what the specification says",
     "render": "write the specification's tables anew",
 }

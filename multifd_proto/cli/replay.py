@@ -38,7 +38,8 @@ def command(
     """Play a script to a receiver again, and say whether its fault is still there.
 
     A script is a FILE that a run or the fuzzer has written, or the id of a CASE (`multifd
-    conformance list`). PEER is a receiver: qemu:10.0, run:CMD, tcp:HOST:PORT, ...
+    conformance list`). PEER is a receiver: qemu:10.0, run:CMD, tcp:HOST:PORT, ... What the fuzzer
+    has found is judged as the fuzzer does.
 
     \b
     FIXED          it passes every time
@@ -52,8 +53,8 @@ def command(
     Exit status 0 for FIXED, 1 for FAILED and FLAKY, 3 for ERROR.
     """
     from multifd_proto.conformance.player import Budgets
-    from multifd_proto.conformance.trial import try_once
 
+    try_once = _judge_of(script)
     rows: list[dict[str, Any]] = []
     log: list[str] = []
     try:
@@ -74,6 +75,17 @@ def command(
             click.echo(f"{row['verdict']}: {row['observed']}")
         click.echo(said)
     raise SystemExit(status)
+
+
+def _judge_of(script: str) -> Any:
+    """Return what plays a script once: the fuzzer's way for what it has found, if it is there."""
+    from multifd_proto.conformance.trial import try_once
+
+    try:
+        from multifd_proto.fuzz.again import is_finding, try_finding
+    except ModuleNotFoundError:  # without Hypothesis there is the script's own expectation
+        return try_once
+    return try_finding if is_finding(script) else try_once
 
 
 def _row(tried: Any) -> dict[str, Any]:

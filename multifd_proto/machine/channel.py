@@ -235,11 +235,12 @@ class Channel:
 
     def _take_search(self, view: memoryview, time: int) -> int:
         assert self._loss
-        taken, head = self._loss.search(view)
-        self.offset += taken
+        taken, head, again = self._loss.search(view)
+        self.offset += taken - len(again)
         if head is not None:
             self._loss.found(self.offset - len(head), time)
             self._adopt(head, time)
+            self.receive_data(again, time)
         return taken
 
     def _take_nothing(self, view: memoryview, _time: int) -> int:

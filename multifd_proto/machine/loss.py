@@ -58,8 +58,8 @@ class Loss:
         self._begin = begin
         self._search = search
 
-    def search(self, data: memoryview) -> tuple[int, bytes | None]:
-        """Look at bytes; return how many were taken and, if they end one, a packet's head."""
+    def search(self, data: memoryview) -> tuple[int, bytes | None, bytes]:
+        """Look at bytes, as `PacketSearch.receive_data` does."""
         return self._search.receive_data(data)
 
     def gap(self, gap: BytesMissing) -> None:

@@ -34,11 +34,12 @@ from multifd_proto.machine.refusal import (
     refuse_payload,
 )
 from multifd_proto.machine.rule import Fault
+from multifd_proto.machine.tolerance import tolerances, unspecified
 from multifd_proto.machine.verdict import Violation
 from multifd_proto.wire.main_records import STREAM_MAGIC, MainRecord, StreamEnd
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.ram_records import RamZero
-from multifd_proto.wire.schema import CHANNEL_MAGIC
+from multifd_proto.wire.schema import CHANNEL_MAGIC, MultiFDInit
 
 _MAGIC = len(STREAM_MAGIC)
 
@@ -56,6 +57,8 @@ class _Connection:
     id: int | None = None
     sink: _Pages | None = None
     synced: bool = False
+    next_number: int = 0
+    """The lowest `packet_num` that is higher than all before it."""
 
 
 class _Pages:
@@ -97,6 +100,14 @@ class ReceiverMachine:
         """What happened that a receiver may also fail the migration for; empty if nothing."""
         self.answers = b""
         """Bytes for the source, on the main stream's connection."""
+        self.begun: set[tuple[bytes, int]] = set()
+        """RAM block and offset of the pages that may have been written to, also in part."""
+        self.denied: set[tuple[bytes, int]] = set()
+        """Those of the packet that was refused."""
+        self.tolerated: set[str] = set()
+        """Ids of the requirements by which something odd was taken."""
+        self.turned_away: dict[int, str] = {}
+        """Connections that a receiver has to close, and by which requirement."""
         self._parameters, self._page_size = parameters, parameters.page_size
         self._connections: list[_Connection] = []
         self._leader: _Connection | None = None
@@ -122,10 +133,32 @@ class ReceiverMachine:
             return f"{self.state.channels} channels, of which {seen} are set up"
         return self.state.awaited
 
+    @property
+    def unknown(self) -> tuple[int, ...]:
+        """Connections of which too few bytes came to know what they are, or which channel."""
+        return tuple(
+            each.number
+            for each in self._connections
+            if each is not self._leader and each.id is None and not each.over
+        )
+
+    @property
+    def channels(self) -> dict[int, int]:
+        """Connections that are channels, with their ids."""
+        return {each.number: each.id for each in self._connections if each.id is not None}
+
+    def parks(self, number: int) -> bool:
+        """Tell whether a connection is a channel that waits for a mark."""
+        id_ = self._connections[number].id
+        return id_ is not None and self.state.parked(id_)
+
     def open(self) -> int:
         """Take a connection, and return its number."""
-        self._connections.append(_Connection(len(self._connections)))
-        return len(self._connections) - 1
+        connection = _Connection(len(self._connections))
+        self._connections.append(connection)
+        if self._leader and self.state.complete:
+            self._close(connection, "CHAN-9")
+        return connection.number
 
     def receive_data(self, number: int, data: bytes) -> None:
         """Take bytes of a connection."""
@@ -173,16 +206,23 @@ class ReceiverMachine:
         head = bytes(connection.pending[:_MAGIC])
         if dialect is not None and not dialect.peeks:
             main = self._connections[0] is connection
+            magic = STREAM_MAGIC if main else CHANNEL_MAGIC
+            short = main or len(connection.pending) < MultiFDInit.size()
+            if short and not magic.startswith(head):
+                self.unspecified = "a connection that does not begin as it has to"
         elif len(head) < _MAGIC:
             return False
         else:
             main = head == STREAM_MAGIC
             if not main and head != CHANNEL_MAGIC:
-                return self._close(connection)  # CHAN-6
+                return self._estrange(connection)
         if main and self._leader is None:
             self._leader = connection
-        elif main or self.state.complete:
-            return self._close(connection)  # CHAN-9
+            self.tolerated |= {"CHAN-5"} if connection.number else set()
+        elif main:
+            return self._close(connection)  # what becomes of a second one is open
+        elif self.state.complete:
+            return self._close(connection, "CHAN-9")
         else:
             connection.sink = _Pages()
             connection.channel = Channel(
@@ -190,10 +230,18 @@ class ReceiverMachine:
             )
         return True
 
-    def _close(self, connection: _Connection) -> bool:
+    def _estrange(self, connection: _Connection) -> bool:
+        """Close a connection that begins with neither magic: a channel's, if it goes on as one."""
+        init = len(connection.pending) >= MultiFDInit.size()
+        return self._close(connection, "INIT-9" if init else "CHAN-6")
+
+    def _close(self, connection: _Connection, requirement: str = "") -> bool:
         """Close a connection that is none of the migration's, without harm to the others."""
         connection.over = True
         self.unspecified = "a connection more than there are to be"
+        self.tolerated.add("CHAN-9")
+        if requirement:
+            self.turned_away[connection.number] = requirement
         return True
 
     # ---- channels ----------------------------------------------------------------------------
@@ -207,11 +255,14 @@ class ReceiverMachine:
                 if self.refusal is None:
                     connection.id = event.init.id
                     self.state.admit(event.init.id)
+                    odd = any(event.init.unused1 + event.init.unused2)
+                    self.tolerated |= {"INIT-14"} if odd else set()
             case HeaderReceived():
                 self._refuse(refuse_header(event), connection)
             case PacketReceived():
                 blocks = self.state.blocks if connection.synced else None
                 self._refuse(refuse_packet(event, self._parameters, blocks), connection)
+                self._look(connection, event)
             case DeviceStateReceived():
                 refusals = refuse_device_state(event, self._parameters, devices=False)
                 self._refuse(refusals, connection)
@@ -221,7 +272,23 @@ class ReceiverMachine:
                     self._finish(connection, event.head)
             case Ended():
                 self._refuse(refuse_end(event.due), connection)
+                self.tolerated |= set() if event.due else {"CHAN-10"}
                 self.state.ended |= {connection.id} if connection.id is not None else set()
+
+    def _look(self, connection: _Connection, event: PacketReceived) -> None:
+        """Take note of what is odd in the head of a packet, and of where it may write."""
+        self.unspecified = unspecified(event, self._parameters) or self.unspecified
+        name = block_name(event)
+        unannounced = name in self.memory and name not in (self.state.blocks or {})
+        if event.pages and unannounced:
+            self.unspecified = "pages of a block that was not announced"
+        places = {(name, offset) for offset in event.page_offsets}
+        if self.refusal is None or unannounced:
+            self.tolerated |= set(tolerances(event, self._parameters, connection.next_number))
+            self.begun |= places
+        else:
+            self.denied = places
+        connection.next_number = max(connection.next_number, event.packet.packet_num + 1)
 
     def _finish(self, connection: _Connection, head: PacketReceived) -> None:
         """Write the pages of a packet that is whole."""
@@ -233,6 +300,8 @@ class ReceiverMachine:
                 data = (
                     connection.sink.data[begin : begin + size] if number < normal else bytes(size)
                 )
+                if number >= normal and any(memory[offset : offset + size]):
+                    self.tolerated.add("PAY-16")
                 memory[offset : offset + size] = data
         if head.sync and connection.id is not None:
             connection.synced = True
@@ -273,6 +342,7 @@ class ReceiverMachine:
             if isinstance(record, RamZero) and record.block is not None:
                 for offset in record.offsets:
                     end = offset + self._page_size
+                    self.begun.add((record.block, offset))
                     self.memory[record.block][offset:end] = bytes(self._page_size)
             if isinstance(record, StreamEnd):
                 self.answers += state.farewell()

@@ -71,8 +71,13 @@ class PacketSearch:
         self._device_state = device_state
         self._kept = bytearray()
 
-    def receive_data(self, data: memoryview) -> tuple[int, bytes | None]:
-        """Look at bytes; return how many were taken and, if they end one, the packet's head."""
+    def receive_data(self, data: memoryview) -> tuple[int, bytes | None, bytes]:
+        """Look at bytes.
+
+        Returns:
+            How many were taken; the head of the packet that was found, if one was; and what was
+            taken by earlier calls and is behind that head: it comes before the rest of `data`.
+        """
         data = data[: self._SLICE]
         self._kept += data
         place = 0
@@ -81,14 +86,14 @@ class PacketSearch:
             if size is None:
                 break
             if size:
-                head = bytes(self._kept[place : place + size])
-                surplus = len(self._kept) - place - size
+                end, old = place + size, len(self._kept) - len(data)
+                head, again = bytes(self._kept[place:end]), bytes(self._kept[end:old])
                 self._kept.clear()
-                return len(data) - surplus, head
+                return max(0, end - old), head, again
             place += 1
         # a start may be cut by the end of what has come so far
         del self._kept[: place if place >= 0 else max(0, len(self._kept) - len(START) + 1)]
-        return len(data), None
+        return len(data), None, b""
 
     def receive_gap(self) -> None:
         """Bytes are missing here: nothing can continue across."""

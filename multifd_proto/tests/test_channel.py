@@ -12,6 +12,7 @@ from multifd_proto.machine.channel import TRANSITIONS, Channel
 from multifd_proto.machine.events import (
     BytesMissing,
     ChannelState,
+    DeviceStateReceived,
     Ended,
     Event,
     HeaderReceived,
@@ -107,6 +108,18 @@ def test_bytewise_gives_the_same():
 def test_every_split_gives_the_same(cuts):
     places = [0, *cuts, len(STREAM)]
     assert events(*(STREAM[a:b] for a, b in pairwise(places))) == WHOLE
+
+
+def test_a_packet_inside_what_a_false_start_claims_is_found_in_any_cut():
+    false_start = MAGIC.to_bytes(4, "big") + b"\0\0\0\1" + b"\0\0\0\x80" + bytes(40)
+    stream = false_start + device() + device(40) + sync(0) + sync(1)
+    options = {"started": False, "page_size": SIZE}
+    whole = events(stream, **options)
+    sizes = [(e.offset, e.payload) for e in whole if isinstance(e, DeviceStateReceived)]
+    assert sizes == [(len(false_start), 10), (len(false_start) + len(device()), 40)]
+    for step in (1, 7, 500, len(false_start)):
+        pieces = [stream[at : at + step] for at in range(0, len(stream), step)]
+        assert events(*pieces, **options) == whole
 
 
 @given(

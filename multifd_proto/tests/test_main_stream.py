@@ -127,6 +127,13 @@ def test_a_real_stream_is_the_same_byte_by_byte(name: str) -> None:
     assert_tiles([REAL[name]])
 
 
+def test_nothing_more_is_waited_for_behind_a_short_configuration():
+    stream = build([MainHeader(), Configuration(b""), StreamEnd()])
+    whole = parse(stream, ended=False)
+    assert [record for _, _, record in whole] == [MainHeader(), Configuration(b""), StreamEnd()]
+    assert parse(*single(stream), ended=False) == whole
+
+
 @pytest.mark.parametrize("name", REAL)
 def test_what_is_kept_of_a_real_stream_builds_it_again(name: str) -> None:
     stream = REAL[name]

@@ -10,7 +10,19 @@ from multifd_proto.conformance.case import Case, Expect
 from multifd_proto.conformance.catalogue import receiver_cases
 from multifd_proto.conformance.model import predict
 from multifd_proto.conformance.peers import parse_receiver
-from multifd_proto.conformance.script import Arrive, Complete
+from multifd_proto.conformance.script import (
+    MAIN,
+    Arrive,
+    Complete,
+    Fin,
+    Init,
+    Main,
+    Open,
+    Pages,
+    Raw,
+    Script,
+    Sync,
+)
 from multifd_proto.conformance.stage import Stage
 from multifd_proto.conformance.target import MACHINE
 from multifd_proto.machine.parameters import MigrationParameters
@@ -119,6 +131,70 @@ def test_the_cut_of_the_bytes_does_not_matter():
             for byte in stage.build(step).data:
                 receiver.receive_data(wires[step.wire], bytes([byte]))
     assert str(receiver.refusal) == str(whole.refusal)
+
+
+BEGUN = (
+    Open(wire=MAIN), Main(part="start"), Open(wire="0"), Init(wire="0"), Sync(wire="0"),
+    Main(part="mark"),
+)  # fmt: skip
+
+
+def after(*steps, dialect: str = "11.1") -> ReceiverMachine:
+    receiver: ReceiverMachine = predict(
+        Script((*BEGUN, *steps), channels=1), PEER[dialect], MACHINE
+    )
+    return receiver
+
+
+def test_pages_that_may_be_written_are_told_from_those_that_must_not():
+    good, bad = (
+        Pages(wire="0", normal=(1,)),
+        Pages(wire="0", normal=(2,), fields={"pages_alloc": 0}),
+    )
+    receiver = after(good, bad)
+    assert receiver.begun == {(b"ram0", 0x1000)}
+    assert receiver.denied == {(b"ram0", 0x2000)}
+
+
+@pytest.mark.parametrize(
+    ("step", "requirement"),
+    [
+        (Pages(wire="0", normal=(1,), fields={"unused64": "ff" * 24}), "PKT-29"),
+        (Sync(wire="0", fields={"ramblock": "ff" * 256}), "PKT-29"),
+        (Pages(wire="0", normal=(1,), fields={"packet_num": 0}), "PKT-32"),
+        (Pages(wire="0", normal=(1,), fields={"next_packet_size": 1}), "PAY-17"),
+        (Pages(wire="0", normal=(1,), fields={"flags": 1}), "SYNC-12"),
+        (Fin(wire="0"), "CHAN-10"),
+    ],
+)
+def test_what_has_to_be_put_up_with_is_told(step, requirement):
+    receiver = after(step)
+    assert receiver.refusal is None
+    assert receiver.tolerated == {requirement}
+
+
+def test_zero_pages_over_other_content_are_told():
+    receiver = after(Pages(wire="0", normal=(1,)), Pages(wire="0", zero=(1,)))
+    assert receiver.tolerated == {"PAY-16"}
+
+
+@pytest.mark.parametrize(
+    ("said", "requirement"),
+    [("", "CHAN-9"), ("47455420", "CHAN-9")],
+)
+def test_a_connection_that_is_too_many_is_turned_away(said, requirement):
+    assert after(Open(wire="1"), Raw(wire="1", hex=said)).turned_away == {2: requirement}
+
+
+def test_a_stranger_is_turned_away_before_all_are_there():
+    steps = (*BEGUN[:2], Open(wire="1"), Raw(wire="1", hex="47455420"))
+    receiver = predict(Script(steps, channels=1), PEER["11.1"], MACHINE)
+    assert receiver.turned_away == {1: "CHAN-6"}
+
+
+def test_who_is_silent_is_unknown():
+    steps = (*BEGUN[:2], Open(wire="1"), Init(wire="1", first=32))
+    assert predict(Script(steps, channels=1), PEER["11.1"], MACHINE).unknown == (1,)
 
 
 def test_what_is_awaited_is_told():

@@ -103,7 +103,8 @@ class Cursor:
         if len(present) < len(expected):
             if self.ended:
                 return False
-            raise NeedMore(self.used + len(expected))
+            # not for all of it: the very next byte may be another one, and the last that comes
+            raise NeedMore(self.used + len(present) + 1)
         self.take(len(expected))
         return True
 
