@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 from multifd_proto.conformance.judging import words
@@ -11,8 +12,10 @@ from multifd_proto.conformance.player import Budgets
 from multifd_proto.conformance.trial import Tried
 from multifd_proto.conformance.verdict import Failure, Judgement, Verdict
 
+from .decoders import DecoderTarget
 from .oracle import Expected
 from .receivers import Played, ReceiverTarget
+from .senders import try_misdeeds
 
 _FAILURES = {failure.value: failure for failure in Failure}
 
@@ -27,25 +30,37 @@ def is_finding(name: str) -> bool:
 
 
 def try_finding(name: str, uri: str, budgets: Budgets) -> Tried:
-    """Play the script of a finding to a receiver, and let the oracle judge.
+    """Run the input of a finding against a peer once more, and let the oracle judge.
 
     It has failed if anything is wrong, be it something else than what was found.
 
     Args:
         name: file of the finding.
-        uri: of the receiver.
-        budgets: how long is waited.
+        uri: of the receiver or sender; for one of our own parts its name, such as `channel`.
+        budgets: how long is waited for a receiver.
 
     Raises:
-        PeerError: the receiver cannot be used.
-        ScriptError: the script cannot be read or played.
+        PeerError: the peer cannot be used.
+        MultiFDError: the input cannot be read or run.
     """
     data = json.loads(Path(name).read_bytes())
+    if "multifd-misdeeds" in data:
+        return try_misdeeds(data, uri)
+    if "multifd-bytes" in data:
+        return _try_bytes(data, uri)
     said = data["finding"]
     against = said.get("against") if isinstance(said, dict) else None
     with ReceiverTarget(uri, against) as target:
         played = target.play(target.from_json(data), budgets)
     return Tried(_judgement(played), played.seen.exchanges)
+
+
+def _try_bytes(data: dict[str, object], name: str) -> Tried:
+    with closing(DecoderTarget(name)) as target:
+        found = target.run(target.from_json(data), patient=True).finding
+    if found is None:
+        return Tried(Judgement(Verdict.PASSED, "nothing is wrong"))
+    return Tried(Judgement(Verdict.FAILED, f"{found.signature}: {found.observed}"))
 
 
 def _judgement(played: Played) -> Judgement:
