@@ -154,7 +154,8 @@ def _waits_for_a_silent_one(machine: ReceiverMachine) -> bool:
 
 def _detail(kind: Kind, seen: Observation) -> str:
     if kind is Kind.CRASHES:
-        place = _ASSERTION.findall(seen.log) or _TRACE.findall(seen.log) or [""]
+        # which trace event comes last is chance
+        place = _ASSERTION.findall(seen.log) or [""]
         return f"{seen.death or ''} {place[-1]}".strip()
     if kind is Kind.REJECTS_GOOD and seen.reason:
         return _NUMBER.sub("#", _PLACE.sub("", seen.reason[0]))[:80]
