@@ -105,9 +105,12 @@ class Executor(Owner):
             # to ask the machine again takes its time: only where there is something to excuse
             if whole:
                 return place in prepared.contested
-            if place in prepared.performance.machine.begun or place in prepared.touched:
+            machine = prepared.performance.machine
+            if place in machine.begun or place in prepared.touched:
                 return True
-            return place in prepared.named and (lenient or not prepared.settled)
+            # until it refuses, it may take in anything but what it has to refuse
+            open_ = prepared.expected is Expected.REFUSES and place not in machine.denied
+            return place in prepared.named and (open_ or lenient or not prepared.settled)
 
         stray = self._compare(running, prepared.memory, excused, whole=whole)
         deadline = time.monotonic() + (0.5 if whole else 0.0)

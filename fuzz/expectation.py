@@ -23,6 +23,7 @@ from multifd_proto.conformance.script import (
     Arrive,
     Ended,
     Fin,
+    Main,
     Open,
     Pages,
     Reset,
@@ -93,8 +94,7 @@ class Prepared:
     @cached_property
     def touched(self) -> frozenset[Place]:
         """Pages that a receiver may write to while it takes in the script, in some order."""
-        machines = (self.performance.machine, *self._others)
-        return frozenset().union(*(machine.begun for machine in machines))
+        return frozenset().union(*(machine.begun for machine in self._machines))
 
     @cached_property
     def named(self) -> frozenset[Place]:
@@ -105,11 +105,16 @@ class Prepared:
     def contested(self) -> frozenset[Place]:
         """Pages whose content depends on the order."""
         size = self.peer.page_size
-        return frozenset(
+        unfinished = frozenset().union(*(m.unfinished for m in self._machines))
+        return unfinished | frozenset(
             (block, offset)
             for block, offset in self.touched
             if len({bytes(m.memory[block][offset : offset + size]) for m in self._others}) > 1
         )
+
+    @property
+    def _machines(self) -> tuple[ReceiverMachine, ...]:
+        return (self.performance.machine, *self._others)
 
     @cached_property
     def _others(self) -> tuple[ReceiverMachine, ...]:
@@ -143,7 +148,7 @@ def prepare(script: Script, peer: Description, uuid: bytes = MACHINE) -> Prepare
         requirement=_label(performance, outcome.expected, wire),
         why=str(machine.refusal or machine.waits),
         memory=machine.memory,
-        binds=outcome.binds,
+        binds=outcome.binds and not _is_garbled(script),
         reached=(f"rounds {machine.state.passed}", f"channels {len(machine.state.arrived)}"),
         fatal=_fatal(machine, where),
         refused_on=where,
@@ -255,6 +260,17 @@ def _probe_wire(script: Script, wanted: str) -> str:
     last = {getattr(step, "wire", ""): step for step in script.steps}
     whole = [name for name in usable if getattr(last[name], "first", None) is None]
     return str((whole or usable or [""])[0])
+
+
+def _is_garbled(script: Script) -> bool:
+    """Tell whether the main stream goes on in the middle of a record: it may mean anything."""
+    begun = False
+    for step in script.steps:
+        if isinstance(step, Main):
+            if begun and not step.skip:
+                return True
+            begun = step.first is not None
+    return False
 
 
 def _named(script: Script, peer: Description) -> Iterator[Place]:

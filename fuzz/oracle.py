@@ -67,8 +67,9 @@ def judge(prepared: Prepared, seen: Observation, stray: str) -> Finding | None:
     observed = f"{seen.reaction.value}, {seen.stood}{f'; {stray}' if stray else ''}"
     if seen.aftermath is Aftermath.WEDGED:
         observed += "; afterwards it neither ends nor answers"
-    requirement = _broken(found, prepared, stray)
-    return Finding(found.value, requirement, observed, _detail(found, seen))
+    requirement, detail = _broken(found, prepared, stray), _detail(found, seen)
+    # an assertion tells where it is, whatever has led there
+    return Finding(found.value, requirement, observed, detail, alone="Assertion" in detail)
 
 
 def _kind(prepared: Prepared, seen: Observation, stray: str) -> Kind | None:
@@ -102,6 +103,8 @@ def _unlike(prepared: Prepared, seen: Observation, stray: str) -> Kind | None:
         case Expected.REFUSES:
             if accepted:
                 return Kind.ACCEPTS_BAD
+            if hung and prepared.performance.machine.short and prepared.requirement not in _AT_ONCE:
+                return None
             some = prepared.refused_on in seen.ended and prepared.refused_on not in _left(prepared)
             return (Kind.KEEPS_OPEN if some else Kind.HANGS) if hung else None
     if hung:
@@ -109,6 +112,10 @@ def _unlike(prepared: Prepared, seen: Observation, stray: str) -> Kind | None:
     if seen.reaction is Reaction.REJECTED:
         return Kind.REJECTS_GOOD
     return Kind.WRONG_IMAGE if stray and accepted else None
+
+
+_AT_ONCE = ("PAY-13", "DEV-6")
+"""What has to be refused before the payload is read."""
 
 
 def _left(prepared: Prepared) -> set[str]:

@@ -23,11 +23,14 @@ class Finding:
     """What was seen, in words."""
     detail: str = ""
     """What tells it from others of its kind and requirement: a signal, a place, a reason."""
+    alone: bool = False
+    """The detail alone tells it from others, whatever requirement is named."""
 
     @property
     def signature(self) -> str:
         """What makes two findings the same."""
-        return " ".join(filter(None, (self.kind, self.requirement, self.detail)))
+        requirement = "" if self.alone else self.requirement
+        return " ".join(filter(None, (self.kind, requirement, self.detail)))
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ UNUSABLE, INTERRUPTED = 3, 130
 """Exit statuses: the peer could not be used; somebody interrupted."""
 ROLES = ("receiver", "sender", "decoder")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_WAITING = 3
+"""Workers a core where a live peer is mostly waited for."""
 
 
 class DurationType(click.ParamType[float]):
@@ -54,7 +56,8 @@ class DurationType(click.ParamType[float]):
     "--workers",
     type=click.IntRange(1, 256),
     metavar="N",
-    help="Processes. [default: one a core; 1 for a peer that listens or dials by itself]",
+    help="Processes. [default: three a core, for a decoder one; 1 for a peer that listens or"
+    " dials by itself]",
 )
 @click.option(
     "--seed",
@@ -165,15 +168,18 @@ def _wanted(role: str, peer: str, options: dict[str, Any]) -> Wanted:
     if options["seed"] is None:
         options["seed"] = secrets.randbits(32)
     if options["workers"] is None:
-        options["workers"] = _workers(peer)
+        options["workers"] = _workers(role, peer)
     if options["findings"] is None:
         slug = re.sub(r"[^\w.]+", "-", f"{role}-{peer}").strip("-")
         options["findings"] = Path("multifd-findings") / slug[:80]
     return Wanted(role, peer, **options)
 
 
-def _workers(peer: str) -> int:
+def _workers(role: str, peer: str) -> int:
     from multifd_proto.conformance.child import jobs_for
 
     cores = len(os.sched_getaffinity(0))
-    return cores if cores == 1 or jobs_for([peer]) > 1 else 1
+    if cores > 1 and jobs_for([peer]) == 1:
+        return 1
+    # most of the time a live peer is waited for
+    return cores if role == "decoder" else _WAITING * cores

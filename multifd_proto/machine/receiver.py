@@ -8,7 +8,7 @@ has passed, as TCP would. The first refusal ends the migration, and says by whic
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field, replace
 
 from multifd_proto.machine.channel import Channel
@@ -36,12 +36,15 @@ from multifd_proto.machine.refusal import (
 from multifd_proto.machine.rule import Fault
 from multifd_proto.machine.tolerance import tolerances, unspecified
 from multifd_proto.machine.verdict import Violation
+from multifd_proto.wire.decoders import PayloadFaultKind
 from multifd_proto.wire.main_records import STREAM_MAGIC, MainRecord, StreamEnd
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.ram_records import RamZero
 from multifd_proto.wire.schema import CHANNEL_MAGIC, MultiFDInit
 
 _MAGIC = len(STREAM_MAGIC)
+_REFUSED = {PayloadFaultKind.CORRUPT, PayloadFaultKind.SHORT, PayloadFaultKind.LENGTHS}
+"""Payloads that a receiver has to refuse (PAY-15); the rest only a sender has to avoid."""
 
 
 @dataclass
@@ -102,7 +105,7 @@ class ReceiverMachine:
         """Bytes for the source, on the main stream's connection."""
         self.begun: set[tuple[bytes, int]] = set()
         """RAM block and offset of the pages that may have been written to, also in part."""
-        self.denied: set[tuple[bytes, int]] = set()
+        self.denied: Set[tuple[bytes, int]] = frozenset()
         """Those of the packet that was refused."""
         self.tolerated: set[str] = set()
         """Ids of the requirements by which something odd was taken."""
@@ -112,6 +115,9 @@ class ReceiverMachine:
         self._connections: list[_Connection] = []
         self._leader: _Connection | None = None
         self._main = MainStream(page_size=self._page_size)
+        self._latest: frozenset[tuple[bytes, int]] = frozenset()
+        self._unfinished: dict[int, frozenset[tuple[bytes, int]]] = {}
+        self._short: tuple[_Connection, int] | None = None
         self._main_ended = False
         self._records: deque[tuple[int, MainRecord]] = deque()
 
@@ -263,17 +269,41 @@ class ReceiverMachine:
                 blocks = self.state.blocks if connection.synced else None
                 self._refuse(refuse_packet(event, self._parameters, blocks), connection)
                 self._look(connection, event)
+                self._begin_payload(connection, event.payload)
             case DeviceStateReceived():
                 refusals = refuse_device_state(event, self._parameters, devices=False)
                 self._refuse(refusals, connection)
+                self._begin_payload(connection, event.payload)
             case PayloadReceived():
-                self._refuse(refuse_payload(event), connection)
-                if self.refusal is None and isinstance(event.head, PacketReceived):
-                    self._finish(connection, event.head)
+                self._end_payload(connection, event)
             case Ended():
                 self._refuse(refuse_end(event.due), connection)
                 self.tolerated |= set() if event.due else {"CHAN-10"}
                 self.state.ended |= {connection.id} if connection.id is not None else set()
+
+    def _end_payload(self, connection: _Connection, event: PayloadReceived) -> None:
+        self._unfinished.pop(connection.number, None)
+        if event.fault and event.fault.kind not in _REFUSED:
+            self.unspecified = "a payload whose pages are there, and more"
+        self._refuse(refuse_payload(event), connection)
+        if self.refusal is None and isinstance(event.head, PacketReceived):
+            self._finish(connection, event.head)
+
+    def _begin_payload(self, connection: _Connection, size: int) -> None:
+        if self.refusal is None:
+            self._unfinished[connection.number] = self._latest
+        else:
+            self._short = connection, size
+
+    @property
+    def unfinished(self) -> frozenset[tuple[bytes, int]]:
+        """Pages of packets whose payload has not come to its end: they may be there in part."""
+        return frozenset().union(*self._unfinished.values())
+
+    @property
+    def short(self) -> bool:
+        """The payload behind the packet that is refused is not whole: it may be waited for."""
+        return self._short is not None and len(self._short[0].pending) < self._short[1]
 
     def _look(self, connection: _Connection, event: PacketReceived) -> None:
         """Take note of what is odd in the head of a packet, and of where it may write."""
@@ -282,7 +312,7 @@ class ReceiverMachine:
         unannounced = name in self.memory and name not in (self.state.blocks or {})
         if event.pages and unannounced:
             self.unspecified = "pages of a block that was not announced"
-        places = {(name, offset) for offset in event.page_offsets}
+        self._latest = places = frozenset((name, offset) for offset in event.page_offsets)
         if self.refusal is None or unannounced:
             self.tolerated |= set(tolerances(event, self._parameters, connection.next_number))
             self.begun |= places

@@ -29,7 +29,7 @@ from multifd_proto.fuzz.sessions import mended, scripts
 PEER = parse_receiver("builtin:").describe()
 OTHER = {"uuid": "00" * 16}
 """A UUID of another machine."""
-SETTINGS = settings(max_examples=60, deadline=None, database=None)
+SETTINGS = settings(max_examples=300, deadline=None, database=None)
 
 
 def session(*more, channels=1, init=None, **fields):
