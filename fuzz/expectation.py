@@ -279,7 +279,10 @@ def _named(script: Script, peer: Description) -> Iterator[Place]:
     for step in script.steps:
         parts = (getattr(step, name, ()) for name in ("normal", "zero", "pages"))
         offsets = [page * size for part in parts for page in part]
-        offsets += list(getattr(step, "fields", {}).get("offset", ()))
+        fields = getattr(step, "fields", {})
+        offsets += list(fields.get("offset", ()))
+        # who believes in more pages than there are finds zeros in place of their offsets
+        offsets += [0] if {"normal_pages", "zero_pages"} & set(fields) else []
         for block in peer.blocks:
             for offset in offsets:
                 yield from ((block, o - o % size) for o in (offset, offset + size - 1))
