@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import selectors
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from random import Random
@@ -88,6 +89,7 @@ class Campaign(Owner):
         self._sharing = time.monotonic()
         self._early_deaths = 0
         self._gone = ""
+        self._tries: Counter[str] = Counter()
 
     def close(self) -> None:
         """Kill all workers, and close the store."""
@@ -152,7 +154,7 @@ class Campaign(Owner):
 
     def _known(self) -> list[str]:
         found = self.tally.findings.items()
-        return [name for name, data in found if not worth_another_try(data)]
+        return [name for name, data in found if not worth_another_try(data, self._tries[name])]
 
     def _read(self, hand: Hand) -> None:
         said = hand.hear()
@@ -232,20 +234,24 @@ class Campaign(Owner):
             return True
         known = self.tally.findings.get(signature) or self._store.all()[signature]
         self.tally.findings[signature] = known
-        return worth_another_try(known)
+        return worth_another_try(known, self._tries[signature])
 
     def _settled(self, message: Message) -> None:
         """Keep what became of a finding: how often it showed again, and its smallest input."""
         signature = message["signature"]
         known = self.tally.findings[signature]["finding"]
-        good, tried = (
-            old + new for old, new in zip(known["confirmed"], message["confirmed"], strict=True)
-        )
-        about = {**known, "confirmed": [good, tried], "minimised": message["minimised"]}
-        data = {**message["input"], "finding": about}
+        (old, before), (good, tried) = known["confirmed"], message["confirmed"]
+        self._tries[signature] += tried
+        data = self.tally.findings[signature]
+        if not old and not good:
+            data = {**data, "finding": {**known, "confirmed": [0, before + tried]}}
+        elif good * before >= old * tried:
+            # one that shows more surely takes the place of the one before
+            about = {**known, "confirmed": [good, tried], "minimised": message["minimised"]}
+            data = {**message["input"], "finding": about}
         self._store.replace(signature, data)
         self.tally.findings[signature] = data
-        if worth_another_try(data):
+        if worth_another_try(data, self._tries[signature]):
             for hand in self._hands.values():
                 hand.tell(forget=[signature])
 

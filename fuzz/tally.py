@@ -112,9 +112,15 @@ def _refuted(data: Data) -> bool:
     return bool(tried) and not good
 
 
-def worth_another_try(data: Data) -> bool:
-    """Tell whether a finding that did not show again may be tried once more when it is met."""
-    return _refuted(data) and data["finding"]["confirmed"][1] < _TRIES
+def worth_another_try(data: Data, tries: int) -> bool:
+    """Tell whether a finding that does not always show may be tried once more when it is met.
+
+    Args:
+        data: the finding.
+        tries: how often any of its inputs was tried in this campaign.
+    """
+    confirmed, tried = data["finding"]["confirmed"]
+    return bool(tried > confirmed and max(tries, tried) < _TRIES)
 
 
 def in_reach(role: str, dialect: str) -> list[str]:

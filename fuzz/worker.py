@@ -145,7 +145,10 @@ class Worker:
         left = min(self._task.minimising, self._ends - time.monotonic())
         if confirmed and left > 0:
             small = minimise(self._target, value, signature, seconds=left)
-            value, runs, complete = small.value, small.runs, small.complete
+            runs, again = small.runs, confirm(self._target, small.value, signature, tries)
+            # what is small, but shows less surely, is of less use
+            if again >= confirmed:
+                value, complete, confirmed = small.value, small.complete, again
         self._link.say(
             "settled", signature=signature, input=self._target.to_json(value), runs=runs,
             confirmed=[confirmed, tries], minimised=complete,

@@ -60,6 +60,8 @@ class _Connection:
     id: int | None = None
     sink: _Pages | None = None
     synced: bool = False
+    loose: bool = False
+    """Pages have come since the last SYNC."""
     next_number: int = 0
     """The lowest `packet_num` that is higher than all before it."""
 
@@ -301,6 +303,11 @@ class ReceiverMachine:
         return frozenset().union(*self._unfinished.values())
 
     @property
+    def loose(self) -> bool:
+        """Pages have come that no SYNC follows: a receiver may miss it, or not."""
+        return any(connection.loose for connection in self._connections)
+
+    @property
     def short(self) -> bool:
         """The payload behind the packet that is refused is not whole: it may be waited for."""
         return self._short is not None and len(self._short[0].pending) < self._short[1]
@@ -333,6 +340,7 @@ class ReceiverMachine:
                 if number >= normal and any(memory[offset : offset + size]):
                     self.tolerated.add("PAY-16")
                 memory[offset : offset + size] = data
+        connection.loose = not head.sync and (connection.loose or head.pages > 0)
         if head.sync and connection.id is not None:
             connection.synced = True
             self.state.arrive(connection.id)

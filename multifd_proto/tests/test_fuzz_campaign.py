@@ -107,7 +107,7 @@ def test_a_crash_counts_also_if_it_does_not_show_again():
     data = {"finding": {"kind": "crashes", "requirement": "SYNC-14", "confirmed": [0, 10]}}
     tally = Tally(1.0, findings={"crashes SYNC-14 signal SIGSEGV": data})
     assert tally.counted() == tally.findings
-    assert worth_another_try(data)
+    assert worth_another_try(data, 0)
 
 
 def test_what_kills_its_worker_is_a_finding_and_the_campaign_goes_on(tmp_path):
