@@ -46,7 +46,7 @@ def try_finding(name: str, uri: str, budgets: Budgets) -> Tried:
     data = json.loads(Path(name).read_bytes())
     if "multifd-misdeeds" in data:
         return try_misdeeds(data, uri)
-    if "multifd-bytes" in data:
+    if "subject" in data:  # of one of our own parts
         return _try_bytes(data, uri)
     said = data["finding"]
     against = said.get("against") if isinstance(said, dict) else None
