@@ -30,7 +30,7 @@ from .executor import PATIENT, QUICK, Executor
 from .oracle import SALT, SENTINEL, Prepared, judge, traced
 from .reductions import smaller
 from .sessions import scripts
-from .strategies import _bounds as bounds
+from .strategies import bounds_of as bounds
 from .target import Finding, Result
 
 DIFFERS = "differs"

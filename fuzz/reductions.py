@@ -14,7 +14,7 @@ from multifd_proto.conformance.script import Main, Pages, Script, Step
 from multifd_proto.conformance.target import Description
 
 from .sessions import mended
-from .strategies import _bounds as bounds
+from .strategies import bounds_of as bounds
 
 T = TypeVar("T")
 _NUMBER = re.compile(r"(\d+)(.*)")

@@ -125,14 +125,20 @@ Fault = Callable[[DrawFn, Steps, Description, int], Steps]
 """Takes Hypothesis's `draw`, the steps, the peer and the number of channels; returns the steps."""
 
 
-def change_a_field(kind: type) -> Fault:
-    """Return the fault that gives messages of a kind other values."""
+def change_a_field(kind: type, *names: str) -> Fault:
+    """Return the fault that gives messages of a kind other values.
+
+    Args:
+        kind: the step's class.
+        names: of the fields to choose from; all if none is named. A bound of one field is met more
+            often if it need not be chosen first.
+    """
 
     def fault(draw: DrawFn, steps: Steps, peer: Description, channels: int) -> Steps:
         at = _pick(draw, steps, (kind,))
         if at is None:
             return steps
-        changed = {**steps[at].fields, **draw(changes(kind, peer, channels))}
+        changed = {**steps[at].fields, **draw(changes(kind, peer, channels, names=names))}
         return _with(steps, at, replace(steps[at], fields=changed))
 
     return fault
@@ -312,9 +318,10 @@ def wait(draw: DrawFn, steps: Steps, _peer: Description, _channels: int) -> Step
 
 _PACKETS = [change_a_field(Pages)] * 3  # it has the most fields, and most can be wrong in it
 FAULTS: tuple[Fault, ...] = (
-    *_PACKETS, change_a_field(Init), change_a_field(Sync), leave_out, repeat, move, cut_off, split,
-    end, add, connect, surplus, spoil_the_payload, another_method, another_block, another_list,
-    zero_again, sync_with_pages, device_state, wait,
+    *_PACKETS, change_a_field(Pages, "next_packet_size"), change_a_field(Pages, "offset"),
+    change_a_field(Init), change_a_field(Init, "version", "id"), change_a_field(Sync), leave_out,
+    repeat, move, cut_off, split, end, add, connect, surplus, spoil_the_payload, another_method,
+    another_block, another_list, zero_again, sync_with_pages, device_state, wait,
 )  # fmt: skip
 """What can be done to a session."""
 

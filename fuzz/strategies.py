@@ -81,9 +81,6 @@ def bounds_of(peer: Description | _Bounded, channels: int) -> dict[str, tuple[in
     }
 
 
-_bounds = bounds_of
-
-
 def field_values(
     layout: type[Message], peer: Description | _Bounded, channels: int
 ) -> dict[str, SearchStrategy[Any]]:
@@ -107,7 +104,9 @@ def _layout_of(kind: type) -> type[Message]:
     return layouts.get(kind, MultiFDPacket)
 
 
-def changes(kind: type, peer: Description, channels: int, most: int = 2) -> SearchStrategy[Fields]:
+def changes(
+    kind: type, peer: Description, channels: int, most: int = 2, names: tuple[str, ...] = ()
+) -> SearchStrategy[Fields]:
     """Return changes to the fields of a message: at least one.
 
     Args:
@@ -115,9 +114,10 @@ def changes(kind: type, peer: Description, channels: int, most: int = 2) -> Sear
         peer: what the bounds come from.
         channels: number of channels of the migration.
         most: fields that are changed at once.
+        names: of the fields to choose from; all if none is named.
     """
     blocks = tuple(peer.blocks.items())
-    return _changes(kind, peer.page_size, blocks, peer.dialect, channels, most)
+    return _changes(kind, peer.page_size, blocks, peer.dialect, channels, most, names)
 
 
 @lru_cache(maxsize=64)
@@ -128,11 +128,12 @@ def _changes(
     dialect: Dialect,
     channels: int,
     most: int,
+    names: tuple[str, ...],
 ) -> SearchStrategy[Fields]:
     """Make the strategy once: Hypothesis takes longer to look at a new one than to draw from it."""
     peer = _Bounded(page_size, dict(blocks), dialect)
     values = field_values(_layout_of(kind), peer, channels)
-    one = st.sampled_from(sorted(values)).flatmap(
+    one = st.sampled_from(sorted(names or values)).flatmap(
         lambda name: st.tuples(st.just(name), values[name])
     )
     return st.lists(one, min_size=1, max_size=most).map(dict)
