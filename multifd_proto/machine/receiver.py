@@ -230,7 +230,9 @@ class ReceiverMachine:
         elif main:
             return self._close(connection)  # what becomes of a second one is open
         elif self.state.complete:
-            return self._close(connection, "CHAN-9")
+            # before its init is whole, nobody has to know that it is one too many
+            whole = len(connection.pending) >= MultiFDInit.size()
+            return self._close(connection, "CHAN-9" if whole else "")
         else:
             connection.sink = _Pages()
             connection.channel = Channel(

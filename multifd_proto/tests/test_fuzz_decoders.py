@@ -83,7 +83,7 @@ def test_all_draws_from_every_part():
     target = DecoderTarget(ALL)
     subjects = set()
 
-    @settings(RELAXED, max_examples=100, derandomize=True, phases=_GENERATE)
+    @settings(RELAXED, max_examples=400, derandomize=True, phases=_GENERATE)
     @given(target.strategy())
     def run(value):
         subjects.add(value.subject)
