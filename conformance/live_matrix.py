@@ -49,11 +49,8 @@ class Killed:
 
 def broken_peers(role: Role) -> list[str]:
     """Return the requirements that a peer of ours can break; first `none`."""
-    shown = ("live", "image") if role is Role.RECEIVER else ("wire", "live", "image")
-    ids = [r.id for r in load().values() if r.role is role and r.observable in shown]
-    # what a receiver must not write shows on the wire as well
-    extra = [r.id for r in load().values() if r.role is role and r.observable == "wire"]
-    return [UNBROKEN, *dict.fromkeys(ids + extra)]
+    shown = (r.id for r in load().values() if r.role is role and r.observable != "none")
+    return [UNBROKEN, *shown]
 
 
 def kill(role: Role, broken: str) -> Killed:

@@ -101,7 +101,6 @@ class _Player:
         self._sent = self._reacted = time.monotonic()
         self._early: list[str] = []
         self._image: tuple[str, ...] = ()
-        self._seen = False
 
     def run(self, steps: tuple[Step, ...]) -> None:
         """Do all steps, or as many as can be done."""
@@ -170,7 +169,8 @@ class _Player:
 
     def _ended(self, names: tuple[str, ...]) -> None:
         what = f"the end of {', '.join(names)}"
-        self._await(lambda: self._refusal(all, names), what, self._budgets.react)
+        refusal = Reaction.REJECTED
+        self._await(lambda: self._refusal(all, names), what, self._budgets.react, hoped=refusal)
 
     def _complete(self, step: Complete) -> None:
         open_ = [wire.name for wire in self._wires.wires.values() if not wire.finished]
@@ -238,8 +238,14 @@ class _Player:
             return None
         return Reaction.ACCEPTED if death == "exit status 0" else Reaction.REJECTED
 
-    def _await(self, look: Callable[[], Reaction | None], what: str, seconds: float) -> None:
-        """Wait for a reaction; the script goes on after one that can be hoped for."""
+    def _await(
+        self,
+        look: Callable[[], Reaction | None],
+        what: str,
+        seconds: float,
+        hoped: Reaction = Reaction.ACCEPTED,
+    ) -> None:
+        """Wait for a reaction; the script goes on after acceptance, and after the hoped one."""
         found: list[Reaction] = []
 
         def done() -> bool:
@@ -249,8 +255,7 @@ class _Player:
 
         if self._wires.wait(done, seconds):
             self._decide(found[0], what)
-            wanted_end = found[0] is Reaction.REJECTED and what.startswith("the end of")
-            self._over = found[0] is not Reaction.ACCEPTED and not wanted_end
+            self._over = found[0] not in (Reaction.ACCEPTED, hoped)
         else:
             self._decide(Reaction.HUNG, f"{what}, for {seconds:g} s")
             self._over = True
@@ -278,7 +283,7 @@ class _Player:
             opened=tuple(wires),
             answered={w.name: bytes(w.answered) for w in wires.values() if w.answered},
             image=self._image,
-            seen=self._seen,
+            seen=Sense.MEMORY in self._peer.senses,
             early=tuple(self._early),
             reason=self._running.reason(),
             death=self._running.death,
@@ -295,7 +300,6 @@ class _Player:
                 lambda: not compare(self._running, self._stage).missing, self._budgets.react
             )
         found = compare(self._running, self._stage)
-        self._seen = True
         self._image = (*found.collateral, *(found.missing if accepted else ()))
 
     def _part(self) -> Aftermath:

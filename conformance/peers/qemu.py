@@ -170,7 +170,25 @@ def _memory(size: int, stack: ExitStack) -> tuple[Path, mmap.mmap]:
     return Path(f"/proc/{os.getpid()}/fd/{file}"), stack.enter_context(mmap.mmap(file, size))
 
 
-class RunningQemu:
+class SeenQemu:
+    """What is seen of a QEMU's process, whichever end of a migration it is."""
+
+    _qemu: Qemu
+
+    @property
+    def death(self) -> str | None:
+        """How QEMU ended; None while it lives."""
+        status = self._qemu.returncode
+        return None if status is None else describe_death(status)
+
+    @property
+    def crashed(self) -> bool:
+        """It ended by a signal, which we do not send before the end, or a sanitizer says so."""
+        status = self._qemu.returncode
+        return status is not None and (status < 0 or reports_crash(self._qemu.stderr))
+
+
+class RunningQemu(SeenQemu):
     """A QEMU that waits for a migration, or takes one in."""
 
     def __init__(
@@ -215,18 +233,6 @@ class RunningQemu:
     def read(self, block: bytes, offset: int, length: int) -> bytes | None:
         """Return guest memory; None but for the block that we share with QEMU."""
         return self._memory[offset : offset + length] if block == _BLOCK else None
-
-    @property
-    def death(self) -> str | None:
-        """How QEMU ended; None while it lives."""
-        status = self._qemu.returncode
-        return None if status is None else describe_death(status)
-
-    @property
-    def crashed(self) -> bool:
-        """It ended by a signal, which we do not send before the end, or a sanitizer says so."""
-        status = self._qemu.returncode
-        return status is not None and (status < 0 or reports_crash(self._qemu.stderr))
 
     def state(self, timeout: float) -> State:
         """Ask for the state of the migration (`query-migrate`); see `target.Running`."""

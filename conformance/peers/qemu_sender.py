@@ -34,8 +34,7 @@ from ..sender.session import known
 from ..target import MEMORY, Description, SenderPeer, Sense, SourceSetup, State
 from . import check_options
 from .guest_memory import PAGE, GuestMemory, content, size_of
-from .process import describe_death, reports_crash
-from .qemu import find_binary
+from .qemu import SeenQemu, find_binary
 
 _GUESTLESS, _PC = "none", "pc"
 _PC_MEMORY = 16 << 20
@@ -126,7 +125,7 @@ def _describe(binary: Path, machine: str) -> Description:
     )
 
 
-class RunningQemuSender:
+class RunningQemuSender(SeenQemu):
     """A QEMU that migrates."""
 
     def __init__(self, binary: Path, machine: str, setup: SourceSetup, to: Address) -> None:
@@ -214,18 +213,6 @@ class RunningQemuSender:
     def read(self, block: bytes, offset: int, length: int) -> bytes | None:
         """Return guest memory; None but for the block that we share with QEMU."""
         return self._memory.read(offset, length) if block == self._ram.encode() else None
-
-    @property
-    def death(self) -> str | None:
-        """How QEMU ended; None while it lives."""
-        status = self._qemu.returncode
-        return None if status is None else describe_death(status)
-
-    @property
-    def crashed(self) -> bool:
-        """It ended by a signal, which we do not send before the end, or a sanitizer says so."""
-        status = self._qemu.returncode
-        return status is not None and (status < 0 or reports_crash(self._qemu.stderr))
 
     def state(self, timeout: float) -> State:
         """Return the state of the migration; see `target.Running`."""
