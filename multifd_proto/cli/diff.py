@@ -100,10 +100,11 @@ def _rows(names: Sequence[str], uris: Sequence[str], scale: float) -> Any:
                 seen = {}
                 outcomes = {}
                 for uri, peer in zip(uris, peers, strict=True):
-                    if why := why_not(script, peer.describe()):
+                    description = peer.describe()
+                    if why := why_not(script, description):
                         outcomes[uri] = {"reaction": "not applicable", "observed": why}
                         continue
-                    seen[uri] = trial(peer, peer.describe(), script, tls, budgets)
+                    seen[uri] = trial(peer, description, script, tls, budgets)
                     reaction = seen[uri].reaction.value
                     outcomes[uri] = {"reaction": reaction, "observed": words(seen[uri])}
                 agreed = agreement(list(seen.values())).value
