@@ -66,6 +66,16 @@ def files_argument(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.argument("files", metavar="FILE...", nargs=-1, required=True)(command)
 
 
+def keylog_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Take the secrets of TLS connections."""
+    return click.option(
+        "--keylog",
+        type=click.Path(exists=True, dir_okay=False),
+        metavar="FILE",
+        help="TLS secrets as SSLKEYLOGFILE holds them; those inside a pcapng are used anyway.",
+    )(command)
+
+
 def parameter_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Take what is known of a migration: dialect, page size, channels, uuid."""
     for option in (
@@ -95,7 +105,7 @@ def parameters(options: dict[str, Any]) -> MigrationParameters:
 
 
 @contextmanager
-def reading(files: tuple[str, ...]) -> Iterator[CaptureReader]:
+def reading(files: tuple[str, ...], keylog: str | None = None) -> Iterator[CaptureReader]:
     """Open captures, with a bar on a terminal as soon as reading takes more than two seconds."""
     with progress_bar("reading") as progress:
         yield CaptureReader(files, progress=progress)
