@@ -2,51 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
 
 import pytest
 
 from multifd_proto.conformance.reports import read, render
+from multifd_proto.tests.browser import PHONE, contrast, find, requested, shown, visit
 from multifd_proto.tests.conformance_runs import lines, write
 
 pytestmark = pytest.mark.browser
 
-PHONE = (390, 844)
-DESK = (1280, 900)
 SAID = lines(4, 60)
 ROWS = SAID[1:-1]
 UNEXPECTED = ("harness error", "failed", "inconclusive")
-
-
-@pytest.fixture(scope="module")
-def browser():
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if not (chromium and chromedriver):
-        what = "no chromium and chromedriver (Debian: chromium, chromium-driver)"
-        if os.environ.get("MULTIFD_REQUIRE_BROWSER") == "1":
-            pytest.fail(f"{what}, and MULTIFD_REQUIRE_BROWSER=1 demands it")
-        pytest.skip(what)
-    yield from started(chromium, chromedriver)
-
-
-def started(chromium: str, chromedriver: str) -> Iterator[Any]:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    from selenium.webdriver.chrome.service import Service
-
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    # a sandbox cannot be had as root, and /dev/shm of a container is small
-    for word in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage"):
-        options.add_argument(word)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    driver = webdriver.Chrome(options=options, service=Service(chromedriver))
-    yield driver
-    driver.quit()
 
 
 @pytest.fixture(scope="module")
@@ -57,25 +25,6 @@ def page(tmp_path_factory):
     render(runs[:1], folder / "report.html")
     render(runs, folder / "killed.html")
     return (folder / "report.html").as_uri()
-
-
-def visit(browser, address, size=DESK):
-    mobile = size == PHONE
-    screen = {"width": size[0], "height": size[1], "deviceScaleFactor": 1, "mobile": mobile}
-    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
-    browser.get("about:blank")  # an address that differs in its fragment alone is not loaded anew
-    browser.get_log("browser")
-    browser.get_log("performance")
-    browser.get(address)
-
-
-def find(browser, selector):
-    return browser.find_elements("css selector", selector)
-
-
-def shown(browser, selector):
-    visible = "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility())"
-    return browser.execute_script(visible, selector)
 
 
 def choose(browser, name, text):
@@ -112,13 +61,7 @@ def test_it_loads_without_errors_and_asks_for_nothing(browser, page):
     assert output(browser) == f"{len(ROWS)} of {len(ROWS)} results shown"
     assert browser.title.startswith("multifd conformance, QEMU 5.2.0 fails, ")
     assert browser.get_log("browser") == []
-    sent = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = {
-        message["params"]["request"]["url"]
-        for message in sent
-        if message["method"] == "Network.requestWillBeSent"
-    }
-    assert asked <= {page, "data:,"}
+    assert requested(browser) <= {page, "data:,"}
 
 
 def test_the_headline_counts_are_those_of_the_rows(browser, page):
@@ -230,20 +173,6 @@ def test_it_fits_a_phone(browser, page, theme):
     browser.execute_script("document.querySelectorAll('details').forEach(it => { it.open = true })")
     assert len(shown(browser, ".wire")) > 30
     assert browser.execute_script("return document.documentElement.scrollWidth") == PHONE[0]
-
-
-def contrast(one: str, other: str) -> float:
-    """Contrast of two CSS colours, as WCAG defines it."""
-
-    def luminance(colour: str) -> float:
-        parts = [int(part) / 255 for part in colour.strip("rgba()").split(",")[:3]]
-        red, green, blue = [
-            part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
-        ]
-        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
-
-    dark, light = sorted((luminance(one), luminance(other)))
-    return (light + 0.05) / (dark + 0.05)
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

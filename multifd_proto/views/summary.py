@@ -8,6 +8,7 @@ of time, and a bit a page: its memory does not grow with the length of a capture
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,6 @@ from multifd_proto.machine.events import (
     PayloadReceived,
 )
 from multifd_proto.machine.sets import PageSet
-from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
 MAX_ROUNDS = 65536
 MAX_BUCKETS = 512
@@ -96,26 +96,26 @@ class Summary:
         self.pages_full = False
         """More pages than are remembered: `resent` is a lower bound."""
 
-    def add(self, stream: int, event: Event) -> None:
-        """Take an event of a channel."""
+    def add(self, stream: int, event: Event) -> Sequence[int]:
+        """Take an event of a channel; return the offsets of its pages that were sent before."""
         channel = self.channels.setdefault(stream, Traffic())
         parts = [self.total, channel]
         round_ = getattr(event, "round", None)
         if round_ is not None and (round_ in self.rounds or len(self.rounds) < MAX_ROUNDS):
             parts.append(self.rounds.setdefault(round_, Traffic()))
-        resent = self._count_resent(event) if isinstance(event, PacketReceived) else 0
+        again = self._sent_again(event) if isinstance(event, PacketReceived) else ()
         for part in parts:
             part.at(event.time)
-            _count(part, event, resent)
+            _count(part, event, len(again))
         if isinstance(event, PayloadReceived):
             timeline = self.timelines.setdefault(stream, Timeline())
             timeline.add(event.time, event.size - event.missing)
+        return again
 
-    def _count_resent(self, event: PacketReceived) -> int:
+    def _sent_again(self, event: PacketReceived) -> Sequence[int]:
         if not event.knows("offset"):
-            return 0
-        page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
-        return len(self._pages.add(event.ramblock, event.page_offsets, page_size, self._has_room))
+            return ()
+        return self._pages.add(event.ramblock, event.page_offsets, event.page_size, self._has_room)
 
     def _has_room(self) -> bool:
         room = len(self._pages) < MAX_PAGE_CHUNKS
