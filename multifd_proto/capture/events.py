@@ -44,6 +44,11 @@ class Half:
         reordered: Segments with new bytes that came after bytes which follow them.
         missing: Bytes that were reported as `Gap`.
         name: File name of a raw dump.
+        record: Number of the frame, from 1 in the order of the input, that the connection began
+            with; 0 for a raw dump.
+        origin: Sequence number of offset 0, once it is known; 0 for a raw dump.
+        tls: The bytes are the plaintext of TLS; only `segments`, `retransmitted` and `reordered`
+            are about TCP.
     """
 
     stream: int
@@ -59,6 +64,9 @@ class Half:
     reordered: int = 0
     missing: int = 0
     name: str | None = None
+    record: int = 0
+    origin: int = 0
+    tls: bool = False
 
 
 # The events are not frozen: making a frozen one takes four times as long, once for each segment.
@@ -93,7 +101,8 @@ class Data:
 class Skipped:
     """Bytes that are in the capture but before `Half.unwanted_until`; as many as possible in one.
 
-    `time` is that of the last of them. They come as soon as `unwanted_until` is reached.
+    `time` is that of the last of them. They come as soon as `unwanted_until` is reached. Bytes
+    that a stripped capture did not keep come as such too, wanted or not.
     """
 
     time: int

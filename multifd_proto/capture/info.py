@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum
+
+from multifd_proto.capture.tls.keylog import KeyLog
 
 MIB = 1 << 20
 
@@ -28,6 +31,16 @@ class Limits:
     record: int = 16 * MIB
 
 
+class TlsFate(Enum):
+    """What became of a TLS connection; the value is what a message says of those that pass."""
+
+    DECRYPTED = "decrypted"
+    NO_SECRETS = "their secrets are not known"
+    UNFIT = "the secrets for them do not fit"
+    UNSUPPORTED = "their TLS version or cipher suite is not supported"
+    NO_HANDSHAKE = "their handshake is not whole in the capture"
+
+
 @dataclass
 class CaptureInfo:
     """What a reader saw; it grows while the capture is read.
@@ -43,6 +56,8 @@ class CaptureInfo:
         drops: Packets that the capturing kernel or interface reports to have lost.
         dropped_streams: Connections that were dropped for `Limits.streams`.
         truncated: One line for each input that ends in the middle or is corrupt from there on.
+        secrets: Secrets of TLS connections, those in the inputs included.
+        tls: TLS connections by what became of them, see `TlsFate`.
     """
 
     files: list[str] = field(default_factory=list)
@@ -55,3 +70,5 @@ class CaptureInfo:
     drops: int = 0
     dropped_streams: int = 0
     truncated: list[str] = field(default_factory=list)
+    secrets: KeyLog = field(default_factory=KeyLog)
+    tls: Counter[TlsFate] = field(default_factory=Counter)

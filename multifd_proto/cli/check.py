@@ -11,6 +11,7 @@ from multifd_proto.capture.follow import Follower, Session
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,
+    keylog_option,
     parameter_options,
     parameters,
     reading,
@@ -24,6 +25,7 @@ from multifd_proto.views.report import as_data
 @click.command()
 @files_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a migration, on one line.")
+@keylog_option
 @parameter_options
 def command(files: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Judge the sender of every migration in FILE by every requirement that shows on the wire.
@@ -43,7 +45,7 @@ def command(files: tuple[str, ...], as_json: bool, **options: Any) -> None:
                 4 nothing was exercised.
     """
     follower = Follower(parameters(options), decode=True)
-    with reading(files) as reader:
+    with reading(files, options["keylog"]) as reader:
         for _ in follower.follow(reader):
             pass
     warn(reader, follower)

@@ -10,7 +10,9 @@ from uuid import UUID
 import click
 
 from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.info import CaptureInfo, TlsFate
 from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.capture.tls.decrypt import Decrypted
 from multifd_proto.cli.progress import progress_bar
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.wire.dialect import Dialect, dialect_of
@@ -18,6 +20,7 @@ from multifd_proto.wire.schema import PAGE_SIZES
 
 NOTHING_DONE = 4
 """Exit status: the input held nothing to do it on."""
+_HOW_TO_GET_SECRETS = "--keylog FILE; QEMU writes one if SSLKEYLOGFILE=FILE is in its environment"
 
 
 class DialectType(click.ParamType[Dialect]):
@@ -105,13 +108,19 @@ def parameters(options: dict[str, Any]) -> MigrationParameters:
 
 
 @contextmanager
-def reading(files: tuple[str, ...], keylog: str | None = None) -> Iterator[CaptureReader]:
-    """Open captures, with a bar on a terminal as soon as reading takes more than two seconds."""
+def reading(files: tuple[str, ...], keylog: str | None = None) -> Iterator[Decrypted]:
+    """Open captures, with a bar on a terminal as soon as reading takes more than two seconds.
+
+    TLS is decrypted as far as its secrets are in `keylog` or in the captures.
+    """
     with progress_bar("reading") as progress:
-        yield CaptureReader(files, progress=progress)
+        reader = CaptureReader(files, progress=progress)
+        if keylog:
+            reader.info.secrets.read(keylog)
+        yield Decrypted(reader)
 
 
-def warn(reader: CaptureReader, follower: Follower) -> None:
+def warn(reader: Decrypted, follower: Follower) -> None:
     """Say on standard error what of the input could not be used, and why."""
     info = reader.info
     for message in info.truncated:
@@ -122,12 +131,24 @@ def warn(reader: CaptureReader, follower: Follower) -> None:
         if reason != "not TCP":
             click.echo(f"warning: {count} frames skipped: {reason}", err=True)
     kinds = [c.kind for c in follower.connections.values()]
-    if "tls" in kinds:
-        click.echo(
-            f"warning: {kinds.count('tls')} of {len(kinds)} connections are encrypted (TLS): "
-            "their bytes tell nothing",
-            err=True,
-        )
+    for message in _of_tls(info, kinds):
+        click.echo(f"warning: {message}", err=True)
     if not follower.sessions:
         found = f"{len(kinds)} TCP connections" if kinds else "no TCP connection"
         click.echo(f"multifd: no migration in the input: {info.records} records, {found}", err=True)
+
+
+def _of_tls(info: CaptureInfo, kinds: list[str]) -> Iterator[str]:
+    """Say which connections stayed encrypted, and why."""
+    yield from info.secrets.faults
+    encrypted = kinds.count("tls")
+    if encrypted:
+        hint = "" if info.secrets else f" without secrets ({_HOW_TO_GET_SECRETS})"
+        yield (
+            f"{encrypted} of {len(kinds)} connections are encrypted (TLS): "
+            f"their bytes tell nothing{hint}"
+        )
+    if info.secrets:
+        for fate, count in info.tls.items():
+            if fate is not TlsFate.DECRYPTED:
+                yield f"{count} of {info.tls.total()} TLS connections: {fate.value}"

@@ -13,6 +13,7 @@ from multifd_proto.capture.images import Image, Images, ImageSink
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,
+    keylog_option,
     parameter_options,
     parameters,
     reading,
@@ -31,6 +32,7 @@ _STRETCHES = 4
     help="Folder for the RAM blocks; of several migrations, each has a folder in it.",
 )  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a RAM block.")
+@keylog_option
 @parameter_options
 def command(files: tuple[str, ...], output: Path, as_json: bool, **options: Any) -> None:
     """Rebuild the destination's RAM blocks from FILE, as sparse files NAME.ram.
@@ -47,7 +49,7 @@ def command(files: tuple[str, ...], output: Path, as_json: bool, **options: Any)
         return ImageSink(_images(images, session, output))
 
     follower = Follower(parameters(options), decode=True, sinks=sink)
-    with reading(files) as reader:
+    with reading(files, options["keylog"]) as reader:
         for connection, event in follower.follow(reader):
             if connection.session:
                 _images(images, connection.session, output).take_zeros(event)

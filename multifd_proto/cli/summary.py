@@ -15,6 +15,7 @@ from multifd_proto.capture.follow import Follower, Session
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,
+    keylog_option,
     parameter_options,
     parameters,
     reading,
@@ -31,6 +32,7 @@ _COLUMNS = 40
 @click.command()
 @files_argument
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a migration, on one line.")
+@keylog_option
 @parameter_options
 def command(files: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """Sum up every migration in FILE: ends, channels, pages, rates, rounds, losses.
@@ -41,7 +43,7 @@ def command(files: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     follower = Follower(parameters(options))
     summaries: dict[int, Summary] = {}
-    with reading(files) as reader:
+    with reading(files, options["keylog"]) as reader:
         for connection, event in follower.follow(reader):
             if connection.session and isinstance(connection.peer, ChannelInfo):
                 summary = summaries.setdefault(connection.session.number, Summary())

@@ -55,6 +55,8 @@ def guestless(
     uuid: str = UUID,
     ram: str = RAM,
     tls_creds: Path | None = None,
+    tls_priority: str | None = None,
+    tls_keylog: Path | None = None,
     arguments: Sequence[str] = (),
 ) -> Qemu:
     """Start a QEMU that can migrate, or be migrated to, and whose guest never runs.
@@ -73,6 +75,8 @@ def guestless(
         uuid: the machine's UUID.
         ram: name of the RAM block.
         tls_creds: folder of X.509 credentials, in QEMU's layout; `configure` puts them to use.
+        tls_priority: what GnuTLS may agree on, as `NORMAL:-VERS-TLS1.3`; its own choice if None.
+        tls_keylog: file that takes the secrets of the TLS connections.
         arguments: more of QEMU's command line.
 
     Raises:
@@ -85,10 +89,19 @@ def guestless(
     if tls_creds:
         endpoint = "server" if incoming else "client"
         settings = f"id={_CREDENTIALS},dir={tls_creds},endpoint={endpoint},verify-peer=on"
+        settings += f",priority={tls_priority}" if tls_priority else ""
         command += ["-object", f"tls-creds-x509,{settings}"]
     if incoming:
         command += ["-incoming", "defer"]
-    return Qemu(binary, *command, *arguments, directory=directory, name=name, qtest=qtest)
+    return Qemu(
+        binary,
+        *command,
+        *arguments,
+        directory=directory,
+        name=name,
+        qtest=qtest,
+        environment={"SSLKEYLOGFILE": str(tls_keylog)} if tls_keylog else None,
+    )
 
 
 def configure(

@@ -43,6 +43,7 @@ class Qemu(Owner):
         directory: folder for the two files; None keeps them in memory, until QEMU is closed.
         name: what error messages and the two files call this QEMU.
         qtest: whether `memset` and `write` are wanted; the machine must have a CPU.
+        environment: variables for it, besides those of this process.
         timeout: seconds that QEMU has for each answer.
 
     Raises:
@@ -56,6 +57,7 @@ class Qemu(Owner):
         directory: Path | None,
         name: str = "qemu",
         qtest: bool = False,
+        environment: Mapping[str, str] | None = None,
         timeout: float = 20.0,
     ) -> None:
         self.name, self.timeout = name, timeout
@@ -69,7 +71,7 @@ class Qemu(Owner):
             if qtest:
                 command += [*_chardev("qtest", qtest_end), "-qtest", "chardev:qtest"]
                 command += ["-qtest-log", "none"]
-            self._process = self._start(command, qmp_end, qtest_end)
+            self._process = self._start(command, environment or {}, qmp_end, qtest_end)
             stack.callback(self._kill)
             qmp_end.close()
             qtest_end.close()
@@ -214,7 +216,9 @@ class Qemu(Owner):
         if not answer.startswith(b"OK"):
             raise PeerError(f"{self.name}: qtest {line[:40]!r} gave {answer!r}, must be OK")
 
-    def _start(self, command: list[str], *ends: socket.socket) -> subprocess.Popen[bytes]:
+    def _start(
+        self, command: list[str], environment: Mapping[str, str], *ends: socket.socket
+    ) -> subprocess.Popen[bytes]:
         self._trace.touch()
         with self._stderr.open("wb") as stderr:
             try:
@@ -223,6 +227,7 @@ class Qemu(Owner):
                     stdin=subprocess.DEVNULL,
                     stdout=stderr,
                     stderr=stderr,
+                    env={**os.environ, **environment},
                     pass_fds=[end.fileno() for end in ends],
                 )
             except OSError as error:

@@ -26,6 +26,14 @@ class Recipe:
     """Times that the source must have collected dirty pages (`dirty-sync-count`)."""
     shows: frozenset[str] = frozenset()
     """Quirks that the capture must show: it is taken again until it does."""
+    tls: str | None = None
+    """GnuTLS's priority, if the connections are encrypted; the capture then is a pcapng, with their
+    secrets inside."""
+
+    @property
+    def format(self) -> str:
+        """File format of the capture."""
+        return "pcapng" if self.tls else "pcap"
 
 
 _OLD = frozenset({"sync-with-pages", "empty-trailer", "repeated-packet-num"})
@@ -43,6 +51,17 @@ RECIPES: Sequence[Recipe] = (
     Recipe("q10_0-zstd", "10.0", "10.0", 3, "zstd", bandwidth=32 << 10),
     Recipe("q10_0-legacy_zero", "10.0", "10.0", 2, zero_page_detection="legacy"),
     Recipe("q10_0-ipv6", "10.0", "10.0", 2, host="::1"),
+    Recipe(
+        "q10_0-tls",
+        "10.0",
+        "10.0",
+        2,
+        "zstd",
+        bandwidth=32 << 10,
+        pages=96,
+        rounds=4,
+        tls="NORMAL",
+    ),
     Recipe("q11_1-none", "11.1", "11.1", 2),
     Recipe("q11_1-zlib", "11.1", "11.1", 3, "zlib", bandwidth=32 << 10),
     Recipe("q11_1-zstd", "11.1", "11.1", 4, "zstd", bandwidth=32 << 10),

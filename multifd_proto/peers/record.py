@@ -2,7 +2,8 @@
 
     python -m multifd_proto.peers.record --into spec/captures
 
-Needs the releases (`python -m multifd_proto.peers.debian`), tcpdump and the right to capture.
+Needs the releases (`python -m multifd_proto.peers.debian`), tcpdump and the right to capture, and
+for those over TLS Wireshark's editcap.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 import itertools
 import json
 import random
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +25,7 @@ import click
 import zstandard
 
 from multifd_proto.errors import PeerError
+from multifd_proto.peers.credentials import issue
 from multifd_proto.peers.lab import configure, guestless, qemu_of
 from multifd_proto.peers.qemu import Qemu
 from multifd_proto.peers.recipes import RECIPES, Recipe
@@ -37,6 +40,7 @@ PAGE = 4096
 _FIRST = 256  # the first page with content, at 1 MiB: below it the machine has its own
 _HOT = 40  # pages that are rewritten all the time, faster than they can be sent
 _TURNING = 8  # pages that turn from content to zeros, and as many that do the reverse
+_CREDENTIALS, _SECRETS = "credentials", "secrets"
 _FAST = {"max-bandwidth": 10 << 30, "downtime-limit": 2000}
 _ATTEMPTS = 25
 _DEADLINE = 30.0
@@ -71,7 +75,9 @@ def record(recipe: Recipe, into: Path) -> Mapping[str, Any]:
                 continue
             missing = recipe.shows.difference(facts["shows"])
             if not missing:
-                _write(recipe.name, facts, scratch, into)
+                if recipe.tls:
+                    _inject_secrets(scratch)
+                _write(recipe, facts, scratch, into)
                 return facts
             why = f"{', '.join(sorted(missing))} not shown"
     raise PeerError(f"{recipe.name}: none of {_ATTEMPTS} recordings came out: {why}")
@@ -82,6 +88,8 @@ def _migrate(recipe: Recipe, scratch: Path) -> Mapping[str, Any]:
     (scratch / "bios").write_bytes(b"".join(_text(page, 0) for page in range(16)))
     (scratch / "source.ram").write_bytes(_initial_memory(recipe))
     (scratch / "destination.ram").write_bytes(bytes(RAM))
+    if recipe.tls:
+        issue(scratch / _CREDENTIALS)
     with (
         _qemu(recipe, recipe.destination, "destination", scratch) as destination,
         _qemu(recipe, recipe.source, "source", scratch) as source,
@@ -92,6 +100,7 @@ def _migrate(recipe: Recipe, scratch: Path) -> Mapping[str, Any]:
                 channels=recipe.channels,
                 compression=recipe.compression,
                 zero_page_detection=recipe.zero_page_detection,
+                tls=bool(recipe.tls),
             )
         host = f"[{recipe.host}]" if ":" in recipe.host else recipe.host
         uri = destination.listen_uri(f"tcp:{host}:0")
@@ -128,6 +137,9 @@ def _qemu(recipe: Recipe, version: str, name: str, scratch: Path) -> Qemu:
         qtest=True,
         uuid=UUID,
         ram=BLOCK,
+        tls_creds=scratch / _CREDENTIALS if recipe.tls else None,
+        tls_priority=recipe.tls,
+        tls_keylog=scratch / _SECRETS if recipe.tls else None,
         arguments=("-bios", str(scratch / "bios")),
     )
 
@@ -209,9 +221,26 @@ def _equal_memory(scratch: Path) -> Mapping[str, object]:
     return {"length": RAM, "sha256": digests[0]}
 
 
-def _write(name: str, facts: Mapping[str, Any], scratch: Path, into: Path) -> None:
+def _inject_secrets(scratch: Path) -> None:
+    """Make a pcapng of the capture, with the secrets before the packets."""
+    # both ends have written them
+    lines = sorted(set((scratch / _SECRETS).read_text().splitlines()))
+    (scratch / _SECRETS).write_text("".join(f"{line}\n" for line in lines))
+    command = ["editcap", "--inject-secrets", f"tls,{scratch / _SECRETS}"]
+    try:
+        subprocess.run(
+            [*command, scratch / "pcap", scratch / "pcapng"], check=True, capture_output=True
+        )
+    except FileNotFoundError:
+        raise PeerError("editcap is not installed, but is needed to add TLS secrets") from None
+    except subprocess.CalledProcessError as error:
+        raise PeerError(f"editcap has failed: {error.stderr.decode().strip()}") from None
+
+
+def _write(recipe: Recipe, facts: Mapping[str, Any], scratch: Path, into: Path) -> None:
     into.mkdir(parents=True, exist_ok=True)
-    for kind, file in (("pcap", "pcap"), ("ram", "source.ram")):
+    name = recipe.name
+    for kind, file in ((recipe.format, recipe.format), ("ram", "source.ram")):
         data = zstandard.ZstdCompressor(level=19).compress((scratch / file).read_bytes())
         (into / f"{name}.{kind}.zst").write_bytes(data)
     for kind, file in (("src", "source.trace"), ("dst", "destination.trace")):
