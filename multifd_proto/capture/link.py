@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 
 Network = Callable[[memoryview, int, int], int]
@@ -24,6 +25,29 @@ _FAMILIES = (2, 10, 24, 28, 30)  # AF_INET, and AF_INET6 of Linux, NetBSD, FreeB
 
 class Undecodable(Exception):
     """No TCP segment can be read from a frame; the reason is its text. Stays in this package."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotKept:
+    """A link layer in a stripped capture: what frames of it lack had been captured."""
+
+    network: Network
+
+    def __call__(self, view: memoryview, start: int, stop: int) -> int:
+        """Find the IP header as in any frame of the link layer."""
+        return self.network(view, start, stop)
+
+
+def link_type(network: Network) -> int:
+    """Return a link type whose frames are read as those of `network` are.
+
+    Raises:
+        Undecodable: There is none.
+    """
+    network = network.network if isinstance(network, NotKept) else network
+    if network not in _TYPES:
+        raise Undecodable("link type unknown")
+    return _TYPES[network]
 
 
 def link_layer(link_type: int) -> Network:
@@ -79,6 +103,13 @@ def _raw(_view: memoryview, start: int, _stop: int) -> int:
     return start
 
 
+def upper_pdu(_view: memoryview, _start: int, _stop: int) -> int:
+    """Find no IP header: what there is of it are tags, which `upper_pdu.segment_of` reads."""
+    raise Undecodable("not IP")
+
+
+UPPER_PDU = 252
+"""LINKTYPE_WIRESHARK_UPPER_PDU: tags, then what a protocol above TCP has sent."""
 _LINKS: dict[int, Network] = {
     0: _loopback,  # LINKTYPE_NULL
     1: partial(_behind_ethertype, 12),  # LINKTYPE_ETHERNET
@@ -86,4 +117,6 @@ _LINKS: dict[int, Network] = {
     108: _loopback,  # LINKTYPE_LOOP
     113: partial(_behind_ethertype, 14),  # LINKTYPE_LINUX_SLL
     276: _linux_cooked_2,  # LINKTYPE_LINUX_SLL2
+    UPPER_PDU: upper_pdu,
 }
+_TYPES = {network: number for number, network in _LINKS.items()} | {_raw: 101, _loopback: 0}

@@ -16,6 +16,8 @@ class Absent(enum.Enum):
 
     UNWANTED = enum.auto()
     SNAPPED = enum.auto()
+    NOT_KEPT = enum.auto()
+    """It was in the capture, and was taken out of it by `multifd strip`."""
 
 
 Payload = memoryview | Absent
@@ -69,11 +71,11 @@ class Pieces(list[Piece]):
         if isinstance(payload, memoryview):
             payload = memoryview(bytes(payload))
         insort(self, (start, end, time, payload))
-        self._count(_cost(payload))
+        self._count(_cost((start, end, time, payload)))
 
     def forget(self, count: int) -> None:
         """Remove the first pieces."""
-        self._count(-sum(_cost(piece[3]) for piece in self[:count]))
+        self._count(-sum(map(_cost, self[:count])))
         del self[:count]
 
     def shift(self, distance: int) -> None:
@@ -85,5 +87,7 @@ class Pieces(list[Piece]):
         self._all.bytes += cost
 
 
-def _cost(payload: Payload) -> int:
-    return PIECE + (len(payload) if isinstance(payload, memoryview) else 0)
+def _cost(piece: Piece) -> int:
+    """Return what a piece takes; one that was not kept, what it would, so that limits act alike."""
+    start, end, _, payload = piece
+    return PIECE + (end - start if payload not in (Absent.UNWANTED, Absent.SNAPPED) else 0)

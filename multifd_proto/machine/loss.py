@@ -69,6 +69,11 @@ class Loss:
         self._begin = gap.offset + gap.length
         self._search.receive_gap()
 
+    def pass_over(self, length: int) -> int:
+        """Bytes of the stretch are not handed over: none of them is of a packet; all are taken."""
+        self._search.receive_gap()
+        return length
+
     def account(self, end: int, time: int) -> None:
         """Report what was passed over up to `end`."""
         if end > self._begin:

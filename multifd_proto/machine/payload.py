@@ -90,14 +90,23 @@ class Payload:
         self.left -= length
         return length
 
+    def pass_over(self, length: int) -> None:
+        """Pass over bytes that are there but cannot be looked at."""
+        self.skip(length)
+        self._give_up(length)
+
     def lose(self, length: int) -> int:
         """Bytes are missing; return how many of them are of the payload."""
         length = self.skip(length)
         self._missing += length
+        self._give_up(length)
+        return length
+
+    def _give_up(self, length: int) -> None:
+        """Decode no further, as this many bytes are not there."""
         if self._decoder and length:
             self._decoder.lose()
             self._decoder = None
-        return length
 
     def received(self, offset: int, time: int) -> PayloadReceived:
         """Return the event of its end."""

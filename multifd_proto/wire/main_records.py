@@ -320,3 +320,19 @@ MainRecord = (
     | MainGap
     | MainFault
 )
+
+
+def structure_size(record: MainRecord) -> int:
+    """Return how many of a record's bytes, its first, the parser looks at.
+
+    The others are guest memory, data of devices, and the description but for its first byte, which
+    tells it from a stray zero.
+    """
+    match record:
+        case Opaque() | MainGap():
+            return 0
+        case RamPage():
+            return len(record.build()) - record.size
+        case VmDescription():
+            return _TYPE_U32.size + min(record.length, 1)
+    return len(record.build())

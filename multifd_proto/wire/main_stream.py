@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from enum import Enum
 
 from multifd_proto.wire.cursor import U32, Cursor, NeedMore, TooLong
 from multifd_proto.wire.main_records import (
@@ -49,8 +48,10 @@ from multifd_proto.wire.main_records import (
     StreamEnd,
     Unreadable,
     VmDescription,
+    structure_size,
 )
 from multifd_proto.wire.main_search import find_boundary, find_footer, record_at
+from multifd_proto.wire.main_states import MainState
 from multifd_proto.wire.ram_reader import RamReader
 from multifd_proto.wire.ram_records import RamEos, RamPage, RamSetup
 
@@ -58,25 +59,6 @@ MAX_SECTIONS = 4096
 """Sections with parts that the parser remembers; real machines have fewer than a hundred."""
 RAM = b"ram"
 """`idstr` of the section of guest memory."""
-
-
-class MainState(Enum):
-    """Where a main stream stands."""
-
-    HEADER = "waits for the 8 bytes of the header"
-    RECORD = "waits for the byte that tells a record's type"
-    CONFIGURATION = "waits for the configuration, whose parts tell their lengths"
-    COMMAND = "waits for the 5 bytes of a command and the data whose length they tell"
-    SECTION = "waits for the head of a section: 14 bytes and its name"
-    PART = "waits for the 5 bytes that head a further part of a section"
-    WORD = "waits for a word of a ram section, a block's name and a fill byte"
-    BLOCK = "waits for an entry of the block list"
-    FOOTER = "waits for the 5 bytes of a footer"
-    DESCRIPTION = "waits for the 5 bytes that head the description, if there is one"
-    SKIP = "lets bytes of known number go by"
-    DEVICE = "lets a device's data go by, up to their footer"
-    LOST = "lets bytes go by after missing ones, up to a boundary"
-    REST = "lets everything go by"
 
 
 _S = MainState
@@ -122,8 +104,19 @@ class MainStream:
             self._advance()
 
     def receive_skipped(self, length: int) -> None:
-        """Take note of bytes that are there but were not handed over, as `unwanted` allows."""
+        """Take note of bytes that are there but were not handed over.
+
+        `unwanted` allows it; or they are bytes that would only be searched, and whoever made the
+        capture smaller did not keep them, as no record is in them.
+        """
         length -= self._pass(max(length, 0))
+        if length and self.state is _S.DESCRIPTION and not self._buffer:
+            self.state = _S.REST
+        if length and self.state in (_S.DEVICE, _S.LOST, _S.REST):
+            self._offset += len(self._buffer) + length
+            self._buffer.clear()
+            self._need = 1
+            return
         self.receive_gap(length)
 
     def receive_gap(self, length: int) -> None:
@@ -164,6 +157,18 @@ class MainStream:
         if self.state is _S.REST:
             return 1 << 62
         return self._skip if self.state is _S.SKIP else 0
+
+    def begun(self) -> tuple[int, int]:
+        """Return the place and the size, so far, of the structure of a record that is not whole.
+
+        Structure is what the parser looks at: not a page's content, nor the data of a device; of
+        the description, its head and the first byte.
+        """
+        if self.state in (_S.DEVICE, _S.LOST, _S.REST):
+            return self._offset, 0
+        if self.state is _S.SKIP:
+            return self._reported, structure_size(self._skipped)
+        return self._reported, self._offset + len(self._buffer) - self._reported
 
     # ---- going on ----------------------------------------------------------------------------
 

@@ -29,7 +29,8 @@ from multifd_proto.wire.main_records import (
     SectionStart,
     StreamEnd,
 )
-from multifd_proto.wire.main_stream import RAM, MainState, MainStream
+from multifd_proto.wire.main_states import MainState
+from multifd_proto.wire.main_stream import RAM, MainStream
 from multifd_proto.wire.mapped_ram import CAPABILITY, BlockFault, MappedBlock
 from multifd_proto.wire.ram_reader import MAX_BLOCKS
 from multifd_proto.wire.ram_records import RamBlockEntry, RamSetup

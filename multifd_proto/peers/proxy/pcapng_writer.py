@@ -24,23 +24,21 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import NamedTuple
 
-from multifd_proto import __version__
 from multifd_proto.errors import PeerError
 from multifd_proto.peers.connection import Buffer, after
 from multifd_proto.peers.owner import Owner
+from multifd_proto.wire.pcapng import interface, packet_head, packet_tail, section
 
 SEGMENT = 60 * 1024
 """Bytes of payload in a segment, at most: with its headers it fits IP's 65535, and pages of all
 sizes up to 4 KiB fall whole into it."""
 _LINKTYPE_RAW = 101
 _SNAP = 262144
-_SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
-_COMMENT, _APPLICATION, _IF_DESCRIPTION, _IF_TSRESOL = 1, 4, 3, 9
+_DESCRIPTION = b"connections of multifd-proto"
 _FIN, _SYN, _RST, _PSH, _ACK = 1, 2, 4, 8, 16
 _WINDOW = 65535
 _SYN_OPTIONS = bytes.fromhex("0204ffd7 0103030e")  # MSS 65495, window scale 14: a window of 1 GiB
 _PARTS = 900  # pieces of one writev: less than IOV_MAX, and a multiple of three
-_BLOCK = struct.Struct("<7I")
 _TCP = struct.Struct("!HHIIBBHHH")
 _V4 = struct.Struct("!BBHHHBBH4s4s")
 _V6 = struct.Struct("!IHBB16s16s")
@@ -80,7 +78,7 @@ class PcapngWriter(Owner):
         except OSError as error:
             raise PeerError(f"{path}: {error.strerror}") from None
         self._size = 0
-        self._write([_section(comment) + _interface()])
+        self._write([section(comment) + interface(_LINKTYPE_RAW, _DESCRIPTION, _SNAP)])
         if self.error:
             self.close()
             raise PeerError(self.error)
@@ -108,11 +106,9 @@ class PcapngWriter(Owner):
         parts: list[Buffer] = []
         for head, data in frames:
             length = len(head) + len(data)
-            size = 32 + length + -length % 4
-            block = (_PACKET, size, 0, now >> 32, now & 0xFFFFFFFF, length, length)
-            parts.append(_BLOCK.pack(*block) + head)
+            parts.append(packet_head(0, now, length, length) + head)
             parts.append(data)
-            parts.append(bytes(-length % 4) + size.to_bytes(4, "little"))
+            parts.append(packet_tail(length))
             self.frames += 1
             if len(parts) >= _PARTS:
                 self._write(parts)
@@ -244,27 +240,3 @@ def _same_version(*ends: End) -> tuple[tuple[bytes, int], ...]:
 
 def _mapped(address: IPv4Address | IPv6Address) -> IPv6Address:
     return IPv6Address(f"::ffff:{address}") if address.version == 4 else IPv6Address(address)
-
-
-def _section(comment: str) -> bytes:
-    options = {_COMMENT: comment.encode(), _APPLICATION: f"multifd-proto {__version__}".encode()}
-    return _block(_SECTION, struct.pack("<IHHq", 0x1A2B3C4D, 1, 0, -1) + _options(options))
-
-
-def _interface() -> bytes:
-    options = {_IF_DESCRIPTION: b"connections of multifd-proto", _IF_TSRESOL: b"\x09"}
-    return _block(_INTERFACE, struct.pack("<HHI", _LINKTYPE_RAW, 0, _SNAP) + _options(options))
-
-
-def _options(options: dict[int, bytes]) -> bytes:
-    parts = [
-        struct.pack("<HH", code, len(value)) + value + bytes(-len(value) % 4)
-        for code, value in options.items()
-        if value
-    ]
-    return b"".join(parts) + bytes(4)
-
-
-def _block(kind: int, body: bytes) -> bytes:
-    size = struct.pack("<I", len(body) + 12)
-    return struct.pack("<I", kind) + size + body + size
