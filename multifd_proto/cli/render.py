@@ -55,7 +55,11 @@ def command(check: bool, trees: tuple[Path, ...], as_json: bool) -> None:
 def _render(check: bool) -> None:
     with as_file(files("multifd_proto.spec")) as spec_dir:
         chapters = render_all(spec_dir)
-        stale = [path for path, text in chapters.items() if path.read_text("utf-8") != text]
+        stale = [
+            path
+            for path, text in chapters.items()
+            if not path.exists() or path.read_text("utf-8") != text
+        ]
         for path in stale:
             if not check:
                 path.write_text(chapters[path], "utf-8")

@@ -1,10 +1,12 @@
-"""QEMU from Debian's archive: unpacked into a folder, without root and without installing it.
+"""Programs from Debian's archive: unpacked into a folder, without root and without installing them.
 
-Every Debian suite holds one QEMU release, with all the libraries it was built for. This module
-fetches those packages with a private apt state, unpacks them side by side and adds a wrapper that
-runs each QEMU by its own loader and libraries, so that releases ten years apart run on one machine:
+Every Debian suite holds one release of QEMU, and one of tshark, with all the libraries it was
+built for. This module fetches those packages with a private apt state, unpacks them side by side
+and adds a wrapper that runs each program by its own loader and libraries, so that releases ten
+years apart run on one machine:
 
     python -m multifd_proto.peers.debian 5.2 10.0
+    python -m multifd_proto.peers.debian --tshark 4.4
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
 
@@ -41,17 +44,55 @@ _TIMEOUT = 900.0
 
 _WRAPPER = """\
 #!/bin/sh
-# Runs the QEMU of this folder by its own loader and libraries.
+# Runs the {name} of this folder by its own loader and libraries.
 root=$(dirname "$(readlink -f "$0")")/root
-export QEMU_MODULE_DIR="$root/usr/lib/{arch}/qemu"
+export {environment}
 exec "$root/{loader}" --library-path "$root/lib/{arch}:$root/usr/lib/{arch}" \\
-  "$root/usr/bin/{binary}" -L "$root/usr/share/qemu" -L "$root/usr/share/seabios" "$@"
+  "$root/usr/bin/{binary}" {arguments}"$@"
 """
+
+
+@dataclass(frozen=True)
+class Program:
+    """What can be fetched, and how it runs from a folder that is not its own."""
+
+    name: str
+    package: str
+    binary: str
+    suites: Mapping[str, str]
+    """The releases that can be had, and the Debian suite that holds each."""
+    environment: str
+    """Where its files are, for the wrapper's `export`; `$root` is where they were unpacked."""
+    arguments: str = ""
+    """The same as arguments, each with a blank behind it."""
+
+
+QEMU = Program(
+    "QEMU",
+    "qemu-system-x86",
+    BINARY,
+    SUITES,
+    'QEMU_MODULE_DIR="$root/usr/lib/{arch}/qemu"',
+    '-L "$root/usr/share/qemu" -L "$root/usr/share/seabios" ',
+)
+TSHARK = Program(
+    "tshark",
+    "tshark",
+    "tshark",
+    {"4.0": "bookworm", "4.4": "trixie", "4.6": "sid"},
+    'WIRESHARK_DATA_DIR="$root/usr/share/wireshark"'
+    ' WIRESHARK_PLUGIN_DIR="$root/usr/lib/{arch}/wireshark/plugins"',
+)
 
 
 def qemu_dir() -> Path:
     """Return the folder of the fetched binaries: `$MULTIFD_QEMU_DIR`, or `.qemu` in the cwd."""
     return Path(os.environ.get("MULTIFD_QEMU_DIR") or ".qemu").absolute()
+
+
+def tshark_dir() -> Path:
+    """Return the folder of fetched tsharks: `$MULTIFD_TSHARK_DIR`, or `.tshark` in the cwd."""
+    return Path(os.environ.get("MULTIFD_TSHARK_DIR") or ".tshark").absolute()
 
 
 def find_qemu(version: str) -> Path | None:
@@ -60,38 +101,39 @@ def find_qemu(version: str) -> Path | None:
     return binary if os.access(binary, os.X_OK) else None
 
 
-def fetch(version: str, into: Path) -> Path:
-    """Fetch the QEMU of a release into `into/version` and return the command that runs it.
+def fetch(version: str, into: Path, program: Program = QEMU) -> Path:
+    """Fetch the release of a program into `into/version` and return the command that runs it.
 
-    Nothing is left behind when it fails, and nothing is installed on the machine. About 60 MB are
-    downloaded; 170 to 190 MB of disk stay in use.
+    Nothing is left behind when it fails, and nothing is installed on the machine. For QEMU about
+    60 MB are downloaded; 170 to 190 MB of disk stay in use.
 
     Raises:
         PeerError: no suite holds that release, apt-get or dpkg is missing, the download failed,
             or the suite holds another release by now.
     """
-    if version not in SUITES:
-        known = ", ".join(f"{release} ({suite})" for release, suite in SUITES.items())
-        raise PeerError(f"no Debian suite with QEMU {version} is known, only {known}")
+    if version not in program.suites:
+        known = ", ".join(f"{release} ({suite})" for release, suite in program.suites.items())
+        raise PeerError(f"no Debian suite with {program.name} {version} is known, only {known}")
+    suite = program.suites[version]
     into.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=into) as scratch:
         home = Path(scratch)
         home.chmod(0o755)  # apt downloads as a user of its own when it is run by root
-        _download(SUITES[version], home / "apt")
+        _download(program, suite, home / "apt")
         product = home / "product"
-        _unpack(home / "apt", product)
-        _demand(version, SUITES[version], product / BINARY)
+        _unpack(program, home / "apt", product)
+        _demand(program, version, product / program.binary)
         target = into.absolute() / version
         shutil.rmtree(target, ignore_errors=True)
         product.rename(target)
-    return target / BINARY
+    return target / program.binary
 
 
-def _download(suite: str, apt: Path) -> None:
-    """Download QEMU's packages with everything they depend on, down to the C library."""
+def _download(program: Program, suite: str, apt: Path) -> None:
+    """Download a program's packages with all they depend on, down to the C library."""
     for folder in ("sources", "state/lists/partial", "cache/archives/partial"):
         (apt / folder).mkdir(parents=True)
-    (apt / "status").touch()  # an empty machine: whatever QEMU needs has to be downloaded
+    (apt / "status").touch()  # an empty machine: whatever it needs has to be downloaded
     stanza = {"Types": "deb", **_source(), "Suites": suite, "Components": "main"}
     lines = (f"{name}: {value}\n" for name, value in stanza.items())
     (apt / "sources/debian.sources").write_text("".join(lines))
@@ -107,7 +149,7 @@ def _download(suite: str, apt: Path) -> None:
     ]
     _run("apt-get", *options, "update", about=f"suite {suite}")
     install = ("install", "--yes", "--no-install-recommends", "--download-only")
-    _run("apt-get", *options, *install, "qemu-system-x86", about=f"suite {suite}")
+    _run("apt-get", *options, *install, program.package, about=f"suite {suite}")
 
 
 def _source() -> Mapping[str, str]:
@@ -137,7 +179,7 @@ def _one_line(text: str) -> Iterator[Mapping[str, str]]:
         yield {**stanza, "Signed-By": signed_by[0]} if signed_by else stanza
 
 
-def _unpack(apt: Path, product: Path) -> None:
+def _unpack(program: Program, apt: Path, product: Path) -> None:
     """Unpack all packages over each other, and write the wrapper."""
     root = product / "root"
     root.mkdir(parents=True)
@@ -147,16 +189,25 @@ def _unpack(apt: Path, product: Path) -> None:
     if not loaders:
         raise PeerError("the packages hold no dynamic loader (ld-linux*.so)")
     loader = loaders[0].relative_to(root)
-    wrapper = product / BINARY
-    wrapper.write_text(_WRAPPER.format(arch=loader.parent.name, loader=loader, binary=BINARY))
+    text = _WRAPPER.format(
+        name=program.name,
+        environment=program.environment.format(arch=loader.parent.name),
+        arch=loader.parent.name,
+        loader=loader,
+        binary=program.binary,
+        arguments=program.arguments,
+    )
+    wrapper = product / program.binary
+    wrapper.write_text(text)
     wrapper.chmod(0o755)
 
 
-def _demand(version: str, suite: str, binary: Path) -> None:
+def _demand(program: Program, version: str, binary: Path) -> None:
     """Check that the binary runs and that it is the release it was fetched for."""
     came = _run(str(binary), "--version", about="first run").partition("\n")[0]
-    if not re.search(rf"version {re.escape(version)}[.]", came):
-        raise PeerError(f"Debian {suite} has another QEMU than {version}: {came!r}")
+    if not re.search(rf"[ ]{re.escape(version)}[.]", came):
+        suite = program.suites[version]
+        raise PeerError(f"Debian {suite} has another {program.name} than {version}: {came!r}")
 
 
 def _run(*command: str, about: str) -> str:
@@ -172,7 +223,7 @@ def _run(*command: str, about: str) -> str:
             env={**os.environ, "LC_ALL": "C"},
         )
     except FileNotFoundError:
-        raise PeerError(f"{name} is not installed, but is needed to fetch QEMU") from None
+        raise PeerError(f"{name} is not installed, but is needed to fetch packages") from None
     except subprocess.TimeoutExpired:
         raise PeerError(f"{name} ({about}) did not end within {_TIMEOUT:.0f} s") from None
     if done.returncode:
@@ -182,25 +233,28 @@ def _run(*command: str, about: str) -> str:
     return done.stdout
 
 
-def _report(version: str, into: Path) -> str:
+def _report(program: Program, version: str, into: Path) -> str:
     """Fetch a release unless it is there, and say where it is."""
-    present = into.absolute() / version / BINARY
+    present = into.absolute() / version / program.binary
     if os.access(present, os.X_OK):
-        return f"QEMU {version} is already there: {present}"
-    return f"QEMU {version} is fetched: {fetch(version, into)}"
+        return f"{program.name} {version} is already there: {present}"
+    return f"{program.name} {version} is fetched: {fetch(version, into, program)}"
 
 
 @click.command()
 @click.argument("versions", nargs=-1, required=True, metavar="VERSION...")
+@click.option("--tshark", is_flag=True, help="Releases of tshark: 4.0, 4.4 or 4.6.")
 @click.option("--into", type=click.Path(path_type=Path), help="Folder to keep the binaries in.")
-def main(versions: Sequence[str], into: Path | None) -> None:
+def main(versions: Sequence[str], tshark: bool, into: Path | None) -> None:
     """Fetch QEMU releases from Debian's archive, installing nothing: 5.2, 7.2, 10.0 or 11.1.
 
-    They are kept in .qemu below the working directory, or in $MULTIFD_QEMU_DIR.
+    They are kept in .qemu below the working directory, or in $MULTIFD_QEMU_DIR; those of tshark in
+    .tshark, or in $MULTIFD_TSHARK_DIR.
     """
+    program, home = (TSHARK, tshark_dir()) if tshark else (QEMU, qemu_dir())
     try:
         for version in versions:
-            click.echo(_report(version, into or qemu_dir()))
+            click.echo(_report(program, version, into or home))
     except (PeerError, OSError) as error:
         click.echo(f"error: {error}", err=True)
         sys.exit(2)

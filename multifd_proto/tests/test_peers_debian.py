@@ -102,7 +102,7 @@ def test_a_broken_leftover_is_replaced(archive, tmp_path):
 
 @needs_dpkg
 def test_another_release_than_the_one_demanded_is_an_error(archive, tmp_path, monkeypatch):
-    monkeypatch.setattr(debian, "SUITES", {"9.9": "trixie"})
+    monkeypatch.setitem(debian.SUITES, "9.9", "trixie")
     with pytest.raises(PeerError) as caught:
         debian.fetch("9.9", tmp_path / "qemu")
     assert str(caught.value) == (

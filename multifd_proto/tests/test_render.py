@@ -6,9 +6,10 @@ from click.testing import CliRunner
 
 from multifd_proto.cli.render import command
 from multifd_proto.errors import CatalogueError
-from multifd_proto.machine.channel import TRANSITIONS
+from multifd_proto.machine.transitions import TRANSITIONS
 from multifd_proto.views import worked_example
 from multifd_proto.views.render import END, RENDERERS, render, render_all
+from multifd_proto.views.wireshark import SCRIPT, dissector
 from multifd_proto.wire.main_records import COMMANDS
 from multifd_proto.wire.requirements import load
 from multifd_proto.wire.schema import MultiFDInit, MultiFDPacket
@@ -154,6 +155,7 @@ def spec_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     page = tmp_path / "04-packets.md"
     page.write_text(chapter("flags"))
     (tmp_path / "11-zero-copy.md").write_text("# 11\n")
+    (tmp_path / SCRIPT).write_text(dissector())
     return page
 
 
@@ -165,6 +167,14 @@ def test_the_verb_writes_what_is_stale_and_names_it(
     assert (first.exit_code, first.output) == (0, "04-packets.md: written\n")
     assert (second.exit_code, second.output) == (0, "")
     assert "| `0x01` | SYNC |" in page.read_text()
+
+
+def test_the_dissector_is_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (spec_in(tmp_path, monkeypatch).parent / SCRIPT).unlink()
+    result = CliRunner().invoke(command, ["--check"])
+    assert (result.exit_code, result.output) == (1, "04-packets.md: stale\nmultifd.lua: stale\n")
+    CliRunner().invoke(command)
+    assert (tmp_path / SCRIPT).read_text() == dissector()
 
 
 def test_check_names_what_is_stale_and_writes_nothing(

@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 
 from multifd_proto.errors import CatalogueError
-from multifd_proto.views import tables
+from multifd_proto.views import tables, wireshark
 from multifd_proto.views.worked_example import worked_example
 from multifd_proto.wire.schema import (
     MappedRamHeader,
@@ -52,15 +52,16 @@ _PLACE = re.compile(rf"^(<!-- render: (?P<name>.+) -->\n)(?:.*\n)*?{END}$", re.M
 
 
 def render_all(spec_dir: Path) -> dict[Path, str]:
-    """Return the text that each chapter of a folder must have.
+    """Return the text that each chapter of a folder must have, and its dissector.
 
     Raises:
         CatalogueError: a marker names nothing that is rendered, or has no end, or is only an end.
     """
-    return {
+    chapters = {
         path: render(path.name, path.read_text(encoding="utf-8"))
         for path in sorted(spec_dir.glob("*.md"))
     }
+    return {**chapters, spec_dir / wireshark.SCRIPT: wireshark.dissector()}
 
 
 def render(name: str, text: str) -> str:

@@ -1,0 +1,116 @@
+---- small change ----------------------------------------------------------------------------------
+
+local NUL8 = string.rep("\0", 8)
+local PACKET, INIT, DEVICE = LAYOUTS.packet, LAYOUTS.init, LAYOUTS.device_state
+local HOP = PACKET.next_packet_size.offset + 4 -- leading bytes that tell where the next packet is
+
+local function has(flags, bit) return math.floor(flags / bit) % 2 == 1 end
+
+-- Return the bits of flags that are in a mask; no release of Lua in Wireshark shares its operators.
+local function masked(flags, mask)
+  local kept, bit = 0, 1
+  while bit <= mask do
+    if has(flags, bit) and has(mask, bit) then kept = kept + bit end
+    bit = bit * 2
+  end
+  return kept
+end
+
+local function number(raw)
+  local value = 0
+  for place = 1, #raw do value = value * 256 + raw:byte(place) end
+  return value
+end
+
+-- Return bytes as a hexadecimal number; eight bytes do not always fit a number of Lua's.
+local function hex(raw)
+  local digits = raw:gsub(".", function(c) return string.format("%02x", c:byte()) end)
+  return "0x" .. (digits:gsub("^0+(.)", "%1"))
+end
+
+local function bytes_hex(raw)
+  return (raw:gsub(".", function(c) return string.format("%02x", c:byte()) end))
+end
+
+-- Return what stands before the first NUL, in a form that can be printed.
+local function name_of(raw)
+  local name = raw:match("^[^%z]*")
+  return (name:gsub("[%c\127-\255]", function(c) return string.format("\\x%02x", c:byte()) end))
+end
+
+local function is_zero(raw) return not raw:find("[^%z]") end
+
+local function contains(list, value)
+  for _, item in ipairs(list) do
+    if item == value then return true end
+  end
+  return false
+end
+
+local function page_count(page_size) return math.floor(PACKET_SIZE / page_size) end
+
+local function head_size(count) return PACKET.size + 8 * count end
+
+---- state: connections and migrations -------------------------------------------------------------
+
+local state = { streams = {}, numbers = {}, migrations = {} }
+
+function multifd.init() state = { streams = {}, numbers = {}, migrations = {} } end
+
+-- Return the dialects that the preference allows, oldest first.
+local function preferred()
+  local all = {}
+  for _, dialect in ipairs(DIALECTS) do
+    local choice = multifd.prefs.dialect
+    if choice == AUTO or dialect.zero_pages == (choice == SINCE_9) then
+      table.insert(all, dialect)
+    end
+  end
+  return all
+end
+
+-- Return the migration of a connection: that between the same hosts, to the same port. A main
+-- stream where there is one already begins the next.
+local function migration_of(pinfo, main)
+  local key = string.format("%s>%s:%d", tostring(pinfo.src), tostring(pinfo.dst), pinfo.dst_port)
+  local migration = state.migrations[key]
+  if not migration or (main and migration.main) then
+    local size = multifd.prefs.page_size
+    migration = { dialects = preferred(), count = size > 0 and page_count(size) or nil }
+    state.migrations[key] = migration
+  end
+  migration.main = migration.main or main
+  return migration
+end
+
+-- Return which end sends; addresses as text are slow, and seldom needed.
+local function direction_of(pinfo)
+  local port = pinfo.src_port
+  return port ~= pinfo.dst_port and port or tostring(pinfo.src)
+end
+
+-- Return a new connection. `start`: its first byte is there. Positions count from any place.
+local function open(pinfo, kind, start)
+  local c = {
+    kind = kind, stream = tcp_value("stream"), direction = direction_of(pinfo),
+    migration = migration_of(pinfo, kind == "main"),
+    state = start and "init" or "lost", whole = start, searched = not start,
+    round = start and 0 or nil, follows = true,
+    packets = 0, syncs = 0, normal = 0, zero = 0, bytes = 0, reverse = 0, violations = 0,
+    rounds = {}, visits = {}, ends = {},
+  }
+  state.streams[c.stream] = c
+  table.insert(state.numbers, c.stream)
+  return c
+end
+
+-- Return the place of a sequence number in a stream that may be longer than 4 GiB.
+local function position(c, seq)
+  c.near = c.near or seq
+  local ahead = (seq - c.near) % 4294967296
+  if ahead >= 2147483648 then ahead = ahead - 4294967296 end
+  local place = c.near + ahead
+  if ahead > 0 then c.near = place end
+  return place
+end
+
