@@ -3,7 +3,8 @@
 Python runs one thread at a time, and judging a packet takes longer than receiving one. So the
 bytes that a verdict rests on (the heads of packets, payloads only if they are compressed, the main
 stream) go through a pipe to a child. The migration goes first: the child keeps what comes, and
-judges it when nothing comes for a moment, when it has `_LAG` bytes, or when all is over.
+judges it when nothing comes for a moment, when it has 32 MiB, or when all is over. A live
+checker judges at once, at a low priority, and tells what it knows when it is asked.
 """
 
 from __future__ import annotations
@@ -11,31 +12,33 @@ from __future__ import annotations
 import fcntl
 import os
 import pickle
-import select
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from contextlib import suppress
 from threading import Lock
-from typing import BinaryIO
 
 from multifd_proto.errors import PeerError
+from multifd_proto.machine.check import Checker
 from multifd_proto.machine.migration import Migration
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.verdict import Report
+from multifd_proto.peers.judge import FRAME, LENGTH, PIPE, READY, Kind
 from multifd_proto.peers.owner import Owner
 
-_FRAME = struct.Struct("=BIQ")  # kind, number of the connection, length or time
-_OPEN, _DATA, _SKIP, _END, _RESET, _BROKEN, _RETURNED = range(7)
-_PIPE = 1 << 20
 _BATCH = 64 << 10
-_LAG = 32 << 20  # heads of 12 GiB of memory
-_STEP = 64 << 10
-_QUIET = 0.1
-_READY = b"!"
 _PATIENCE = 60.0
+_MOMENT = 1_000_000  # ns that the times of what is judged may be wrong by
+
+
+class _Batch(bytearray):
+    """What a connection was fed, and was not sent on its way yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.lock = Lock()
+        self.time = 0
+        """The last that was told, in ns since the epoch."""
 
 
 class JudgingProcess(Owner):
@@ -45,13 +48,14 @@ class JudgingProcess(Owner):
     counts; between connections there is none. Methods may be called from several threads.
     """
 
-    def __init__(self, parameters: MigrationParameters) -> None:
+    def __init__(self, parameters: MigrationParameters, live: type[Checker] | None = None) -> None:
         """Start the child.
 
         Args:
             parameters: what is known of the migration beforehand.
+            live: a checker that is a `judge.LiveChecker` too, for `ask`.
         """
-        command = [sys.executable, "-m", "multifd_proto.peers.judging"]
+        command = [sys.executable, "-m", "multifd_proto.peers.judge"]
         # a terminal's interrupt is for the parent, which still wants the verdict
         self._child = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, start_new_session=True
@@ -59,14 +63,14 @@ class JudgingProcess(Owner):
         assert self._child.stdin
         self._pipe = self._child.stdin.fileno()
         with suppress(OSError):  # more than this user may have
-            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, _PIPE)
+            fcntl.fcntl(self._pipe, fcntl.F_SETPIPE_SZ, PIPE)
         self._lock = Lock()
-        self._batches: dict[int, bytearray] = {}
+        self._batches: dict[int, _Batch] = {}
         self._lost = False
-        self._write(_packed(parameters))
+        self._write(_packed((parameters, live)))
         assert self._child.stdout
         # its start would cost the migration more than waiting for it does
-        os.read(self._child.stdout.fileno(), len(_READY))
+        os.read(self._child.stdout.fileno(), len(READY))
 
     def close(self) -> None:
         """End the child, whatever it is doing."""
@@ -81,24 +85,20 @@ class JudgingProcess(Owner):
 
     def open(self, number: int, opened: int | None = None) -> None:
         """Announce a connection, opened now or at a time in ns since the epoch."""
-        opened = time.time_ns() if opened is None else opened
-        self._batches[number] = bytearray(_FRAME.pack(_OPEN, number, opened))
+        self._batches[number] = _Batch()
+        self._say(number, Kind.OPEN, time.time_ns() if opened is None else opened)
 
     def feed(self, number: int, data: bytes | bytearray | memoryview) -> None:
         """Hand over the next bytes of a connection."""
-        batch = self._batches[number]
-        batch += _FRAME.pack(_DATA, number, len(data))
-        batch += data
-        if len(batch) > _BATCH:
-            self.flush(number)
+        self._say(number, Kind.DATA, len(data), data)
 
     def skip(self, number: int, length: int) -> None:
         """Tell of bytes that are not handed over: the payload of an uncompressed packet."""
-        self._batches[number] += _FRAME.pack(_SKIP, number, length)
+        self._say(number, Kind.SKIP, length)
 
     def returned(self, number: int, count: int) -> None:
         """Tell how many bytes the receiver has written on a connection."""
-        self._batches[number] += _FRAME.pack(_RETURNED, number, count)
+        self._say(number, Kind.RETURNED, count)
 
     def end(self, number: int, *, reset: bool = False, by_peer: bool = False) -> None:
         """Tell that a connection has ended.
@@ -108,15 +108,28 @@ class JudgingProcess(Owner):
             reset: it was broken off.
             by_peer: by the receiver.
         """
-        kind = _BROKEN if by_peer else _RESET if reset else _END
-        self._batches[number] += _FRAME.pack(kind, number, 0)
+        self._say(number, Kind.BROKEN if by_peer else Kind.RESET if reset else Kind.END, 0)
         self.flush(number)
 
     def flush(self, number: int) -> None:
         """Send what a connection was fed on its way."""
         batch = self._batches[number]
-        self._write(batch)
-        batch.clear()
+        with batch.lock:
+            self._write(batch)
+            batch.clear()
+
+    def _say(
+        self, number: int, kind: int, value: int, data: bytes | bytearray | memoryview = b""
+    ) -> None:
+        batch, now = self._batches[number], time.time_ns()
+        with batch.lock:
+            if now - batch.time > _MOMENT:
+                batch += FRAME.pack(Kind.TIME, number, now)
+                batch.time = now
+            batch += FRAME.pack(kind, number, value)
+            batch += data
+        if len(batch) > _BATCH:
+            self.flush(number)
 
     def _write(self, data: bytes | bytearray) -> None:
         with self._lock, memoryview(data) as view:
@@ -130,13 +143,30 @@ class JudgingProcess(Owner):
 
     # ---- the verdict -----------------------------------------------------------------------------
 
+    def ask(self) -> object:
+        """Return what the live checker says when it has judged all that was fed until now.
+
+        Not to be called by two threads at once, nor beside `conclude`.
+
+        Raises:
+            PeerError: the child has died.
+        """
+        for number in list(self._batches):
+            self.flush(number)
+        self._write(FRAME.pack(Kind.ASK, 0, 0))
+        assert self._child.stdout
+        try:
+            return pickle.load(self._child.stdout)  # from our own child
+        except (EOFError, pickle.UnpicklingError):
+            raise PeerError("the judge has died") from None
+
     def conclude(self) -> tuple[Report, Migration]:
         """Wait until everything is judged; return the verdict, and what it knows of the migration.
 
         Raises:
             PeerError: the child has died.
         """
-        for number in self._batches:
+        for number in list(self._batches):
             self.flush(number)
         try:
             output, _ = self._child.communicate(timeout=_PATIENCE)
@@ -150,77 +180,4 @@ class JudgingProcess(Owner):
 
 def _packed(value: object) -> bytes:
     data = pickle.dumps(value)
-    return struct.pack("=I", len(data)) + data
-
-
-# ---- the child ---------------------------------------------------------------------------------
-
-
-def _serve(pipe: int, answers: BinaryIO) -> None:
-    """Judge what comes through the pipe, and answer with the verdict."""
-    from multifd_proto.machine.check import Checker
-    from multifd_proto.peers.watch import Watch
-
-    with open(pipe, "rb", buffering=0, closefd=False) as start:
-        (length,) = struct.unpack("=I", start.read(4))
-        checker = Checker(pickle.loads(_exactly(start, length)))  # from our own parent
-    answers.write(_READY)
-    answers.flush()
-    watches: dict[int, Watch] = {}
-    for kind, number, value, data in _frames(pipe):
-        if kind == _OPEN:
-            watches[number] = Watch(number, follows=True, checker=checker, opened=value)
-        elif kind == _DATA:
-            watches[number].feed(data)
-        elif kind == _SKIP:
-            watches[number].skip(value)
-        elif kind == _RETURNED:
-            watches[number].set_reverse(value)
-        else:
-            watches[number].end(reset=kind != _END, by_peer=kind == _BROKEN)
-    report, migration = checker.conclude(), checker.migration
-    migration.pages.clear()  # large, and judged
-    answers.write(pickle.dumps((report, migration)))
-
-
-def _exactly(pipe: BinaryIO, length: int) -> bytes:
-    data = b""
-    while len(data) < length:
-        data += pipe.read(length - len(data))
-    return data
-
-
-def _frames(pipe: int) -> Iterator[tuple[int, int, int, bytes]]:
-    """Yield what the parent said, with the data of the connection, when there is time for it."""
-    late = bytearray()
-    ended = quiet = False
-    while late or not ended:
-        patience = None if not late else 0 if quiet else _QUIET
-        quiet = not select.select([pipe], [], [], patience)[0]
-        if not quiet:
-            data = os.read(pipe, _PIPE)
-            ended = not data
-            late += data
-        if quiet or ended or len(late) > _LAG:
-            taken = 0
-            with memoryview(late) as view:
-                while taken < _STEP and len(view) - taken >= _FRAME.size:
-                    kind, number, value = _FRAME.unpack_from(view, taken)
-                    end = taken + _FRAME.size + (value if kind == _DATA else 0)
-                    if end > len(view):
-                        break
-                    yield kind, number, value, bytes(view[taken + _FRAME.size : end])
-                    taken = end
-            del late[:taken]
-            quiet &= taken > 0
-            if ended and not taken:
-                return  # the parent has gone in the middle of a frame
-
-
-def _main() -> None:
-    with suppress(KeyboardInterrupt):
-        _serve(sys.stdin.fileno(), sys.stdout.buffer)
-
-
-if __name__ == "__main__":
-    _main()
+    return LENGTH.pack(len(data)) + data

@@ -8,6 +8,7 @@ read how many bytes come that are to be seen, or need not be.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.check import Checker
@@ -40,6 +41,7 @@ class Watch:
         checker: judges them; that needs `follows`.
         parameters: what is known of the migration; None for what the checker knows.
         opened: when it was opened, in ns since the epoch; now if 0.
+        clock: tells the time of what comes, in ns since the epoch.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class Watch:
         checker: Checker | None = None,
         parameters: MigrationParameters | None = None,
         opened: int = 0,
+        clock: Callable[[], int] = time.time_ns,
     ) -> None:
         self.number = number
         self.kind = "unknown"
@@ -63,7 +66,7 @@ class Watch:
         self._follows, self._checker = follows, checker
         known = checker.migration.parameters if checker else MigrationParameters()
         self._known = parameters or known
-        self._opened = opened or time.time_ns()
+        self._opened, self._clock = opened or clock(), clock
         self._head = b""
         self._machine: Channel | MainStream | None = None
         self._peer: ChannelInfo | MainInfo | None = None
@@ -99,13 +102,13 @@ class Watch:
             self._head += data[: MultiFDInit.size() - len(self._head)]
             self._read_id()
         else:
-            _receive(self._machine, data)
+            self._receive(self._machine, data)
             self._drain()
 
     def skip(self, count: int) -> None:
         """Take note of bytes that went by unseen, no more than `next` allowed."""
         if isinstance(self._machine, Channel):
-            self._machine.receive_skipped(count, time.time_ns())
+            self._machine.receive_skipped(count, self._clock())
         elif self._machine:
             self._machine.receive_skipped(count)
         self._drain()
@@ -118,7 +121,7 @@ class Watch:
             by_peer: by the receiver.
         """
         if isinstance(self._machine, Channel):
-            self._machine.receive_eof(time.time_ns(), reset=reset, by_peer=by_peer)
+            self._machine.receive_eof(self._clock(), reset=reset, by_peer=by_peer)
         elif self._machine and not by_peer:
             self._machine.receive_eof()
         self._drain()
@@ -137,7 +140,7 @@ class Watch:
             self._announce(self._checker)
         if self._follows and self.kind in ("main", "multifd"):
             self._machine = self._main() if self.kind == "main" else self._channel()
-            _receive(self._machine, head)
+            self._receive(self._machine, head)
             self._drain()
         else:
             self._read_id()
@@ -165,6 +168,12 @@ class Watch:
         if self.kind == "multifd" and len(self._head) == MultiFDInit.size():
             self.id = MultiFDInit.parse(self._head).id
 
+    def _receive(self, machine: Channel | MainStream, data: bytes | bytearray | memoryview) -> None:
+        if isinstance(machine, Channel):
+            machine.receive_data(memoryview(data), self._clock())
+        else:
+            machine.receive_data(memoryview(data))
+
     def _drain(self) -> None:
         if isinstance(self._machine, Channel):
             self._take_events(self._machine, list(self._machine.events()))
@@ -173,7 +182,7 @@ class Watch:
             if any(isinstance(record, StreamEnd) for _, _, record in records):
                 self.main_ended = True
             if self._checker and isinstance(self._peer, MainInfo):
-                events = main_events(self._peer, records, time.time_ns())
+                events = main_events(self._peer, records, self._clock())
                 self._checker.judge(self._peer, events)
 
     def _take_events(self, machine: Channel, events: list[Event]) -> None:
@@ -191,10 +200,3 @@ class Watch:
             self.id = self.statistics.id = event.init.id
         elif isinstance(event, PacketReceived | DeviceStateReceived):
             self.statistics.count(event)
-
-
-def _receive(machine: Channel | MainStream, data: bytes | bytearray | memoryview) -> None:
-    if isinstance(machine, Channel):
-        machine.receive_data(memoryview(data), time.time_ns())
-    else:
-        machine.receive_data(memoryview(data))

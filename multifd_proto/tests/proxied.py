@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Self
+from typing import Protocol, Self
 
 from multifd_proto.capture.events import Data, Opened
 from multifd_proto.capture.streams import CaptureReader
@@ -169,7 +169,17 @@ def recorded(name: str) -> list[bytes]:
     return [bytes(stream) for stream in streams]
 
 
-def replay(run: Running, streams: Sequence[bytes]) -> None:
+class Ongoing(Protocol):
+    """A proxy at work, wherever it works."""
+
+    @property
+    def proxy(self) -> Proxy: ...
+    @property
+    def over(self) -> bool: ...
+    def dial(self) -> socket.socket: ...
+
+
+def replay(run: Ongoing, streams: Sequence[bytes]) -> None:
     """Be a source: open all connections in order, send all streams at once, then close."""
     sockets = [run.dial() for _ in streams]
 
@@ -195,7 +205,7 @@ def replay(run: Running, streams: Sequence[bytes]) -> None:
         sock.close()
 
 
-def _wait_for_all(run: Running, total: int) -> None:
+def _wait_for_all(run: Ongoing, total: int) -> None:
     """Wait until all has gone on, or no more does, as a fault keeps it."""
     seen, steady = -1, 0
     while seen < total and steady < 20 and not run.over:

@@ -54,6 +54,8 @@ class Served:
     """What went over a channel; None where packets were not read."""
     broken: Side | None
     """Who broke it; None if it ended in order."""
+    done: bool = True
+    """It has ended: both sockets are closed."""
 
 
 @dataclass
@@ -107,7 +109,7 @@ class Proxy(Owner):
         self._log = log
         self._relays: list[Relay] = []
         self._outcome = Outcome()
-        self._stopped = False
+        self._stopped = self._interrupted = False
         self._listener = Listener(listen, _BACKLOG)
 
     @property
@@ -124,9 +126,18 @@ class Proxy(Owner):
         """Bytes that have gone on so far, in both directions."""
         return sum(sum(relay.bytes.values()) for relay in self._relays)
 
+    @property
+    def connections(self) -> list[Served]:
+        """What has become of the connections so far; counts go on while they are open."""
+        return [_served(relay) for relay in list(self._relays)]
+
     def stop(self) -> None:
         """Make `run` return soon, from another thread."""
         self._stopped = True
+
+    def interrupt(self) -> None:
+        """Make `run` return soon, from another thread, as a KeyboardInterrupt does."""
+        self._interrupted = self._stopped = True
 
     def run(self) -> Outcome:
         """Serve until the migration is over, or given up; nothing is left open.
@@ -137,9 +148,11 @@ class Proxy(Owner):
         try:
             self._serve()
         except KeyboardInterrupt:
-            self._outcome.interrupted = True
-            self._problem("interrupted")
+            self._interrupted = True
         finally:
+            self._outcome.interrupted = self._interrupted
+            if self._interrupted:
+                self._problem("interrupted")
             self._end()
         return self._outcome
 
@@ -256,6 +269,7 @@ def _served(relay: Relay) -> Served:
         returned=relay.bytes[False],
         statistics=watch.statistics,
         broken=relay.broken,
+        done=relay.done,
     )
 
 
