@@ -2,7 +2,7 @@
 
 Theory of operation. A channel is 64 bytes of init, then packets (12-byte header, body, payload),
 then the end of the stream. Every state waits for a number of bytes that is known, so the machine
-is: collect that many, let the state's reader look at them, go where `TRANSITIONS` says. Three
+is: collect that many, let the state's reader look at them, go where `transitions` says. Three
 things do not fit that and are named here. A payload is counted (and decoded, if asked for) as it
 comes by, never collected. `LOST` searches, because after missing bytes there is nothing to count
 (`loss.py`). And while the page size is unknown, the first packet is collected until its length
@@ -27,13 +27,12 @@ from multifd_proto.machine.events import (
     HeaderReceived,
     InitReceived,
     PacketReceived,
-    PayloadReceived,
 )
 from multifd_proto.machine.loss import EventLog, Loss
 from multifd_proto.machine.payload import PageSink, Payload, PayloadDecoders
 from multifd_proto.machine.resync import LARGEST_HEAD, START, PacketSearch, infer_page_count
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, Dialect
-from multifd_proto.wire.payload import method_of
+from multifd_proto.wire.payload import PayloadMethod, method_of
 from multifd_proto.wire.schema import (
     MULTIFD_PACKET_SIZE,
     MultiFDInit,
@@ -44,24 +43,6 @@ from multifd_proto.wire.schema import (
 )
 
 _S = ChannelState
-
-TRANSITIONS: dict[ChannelState, dict[type[Event], ChannelState]] = {
-    _S.AWAIT_INIT: {InitReceived: _S.AWAIT_HEADER, Ended: _S.CLOSED},
-    _S.AWAIT_HEADER: {HeaderReceived: _S.AWAIT_PACKET, BytesMissing: _S.LOST, Ended: _S.CLOSED},
-    _S.AWAIT_PACKET: {
-        PacketReceived: _S.AWAIT_PAYLOAD,
-        DeviceStateReceived: _S.AWAIT_PAYLOAD,
-        BytesMissing: _S.LOST,
-        Ended: _S.CLOSED,
-    },
-    _S.AWAIT_PAYLOAD: {PayloadReceived: _S.AWAIT_HEADER, Ended: _S.CLOSED},
-    _S.LOST: {HeaderReceived: _S.AWAIT_PACKET, Ended: _S.CLOSED},
-    _S.FAILED: {Ended: _S.CLOSED},
-    _S.CLOSED: {},
-}
-"""What leads where. A value that cannot be followed (a wrong magic or version, more normal pages
-than offsets) leads to `FAILED` instead; missing bytes lead to `LOST` only where they hide the
-place of the next message."""
 
 _HOP = MultiFDPacket.end_of("next_packet_size")
 """Leading bytes of a RAM packet that tell where the next one starts."""
@@ -93,8 +74,8 @@ class Channel:
         self.offset = 0
         self.page_count = page_count(page_size) if page_size else None
         self.round: int | None = 0
-        self._layout = dialect.packet if dialect else MultiFDPacket
-        self._device_state = dialect is None or dialect.device_state
+        self.layout = dialect.packet if dialect else MultiFDPacket
+        self.device_state = dialect is None or dialect.device_state
         self._decoders = PayloadDecoders(sink) if decode or sink else None
         self._payload: Payload | None = None
         self._log = EventLog()
@@ -113,6 +94,16 @@ class Channel:
         """Target page size in bytes, if given or inferred."""
         return MULTIFD_PACKET_SIZE // self.page_count if self.page_count else None
 
+    @property
+    def between_packets(self) -> bool:
+        """It waits for a packet, knows the length of its head, and is sure of its place."""
+        waits = self.state is _S.AWAIT_HEADER and not self._buffer
+        return waits and self.page_count is not None and not (self._loss or self._log.holding)
+
+    def looks_at(self, method: PayloadMethod | None) -> bool:
+        """Tell whether payload of a method is looked at, so that it has to be handed over."""
+        return bool(self._decoders and method and (method.flag or self._decoders.sink))
+
     # ---- feeding -----------------------------------------------------------------------------
 
     def receive_data(self, data: bytes | memoryview, time: int = 0) -> None:
@@ -122,20 +113,32 @@ class Channel:
             view = view[_TAKE[self.state](self, view, time) :]
 
     def receive_skipped(self, length: int, time: int = 0) -> None:
-        """Take note of bytes that are there but were not handed over, as `unwanted` allows."""
-        allowed = min(length, self.unwanted())
+        """Take note of bytes that are there but were not handed over.
+
+        `unwanted` allows it; or no head is in them, and whoever stripped the capture cut them off.
+        """
+        self._settle_page_count(time, ended=True)
+        if self.state is _S.LOST and self._loss:
+            self.offset += self._loss.pass_over(length)
+            return
+        allowed = min(length, self._payload.left if self._payload else self.unwanted())
         self.offset += allowed
         if self._payload:
-            self._payload.skip(allowed)
+            self._payload.pass_over(allowed)
             self._finish_payload(time)
-        if length > allowed:
-            self.receive_gap(length - allowed, time, "not kept")
+        length -= allowed
+        if length and self.state is _S.AWAIT_HEADER and self._searched:
+            self._deny()  # no packet starts here, or its header would have been kept
+            self.receive_skipped(length, time)
+        elif length:
+            self.receive_gap(length, time, "not kept")
 
-    def receive_packets(self, length: int) -> None:
-        """Take note of whole packets, none of them SYNC, that somebody else has read.
+    def receive_packets(self, length: int, syncs: int = 0) -> None:
+        """Take note of whole packets that somebody else has read.
 
         Args:
             length: bytes of them, payload included.
+            syncs: how many of them are SYNC packets.
 
         Raises:
             ValueError: the channel does not stand between two packets.
@@ -143,6 +146,8 @@ class Channel:
         if self.state is not _S.AWAIT_HEADER or self._buffer:
             raise ValueError(f"the channel stands in {self.state.value}, not between packets")
         self.offset += length
+        if self.round is not None:
+            self.round += syncs
 
     def receive_gap(self, length: int, time: int = 0, reason: str = "lost") -> None:
         """Take note that the next `length` bytes of the stream are missing."""
@@ -212,6 +217,12 @@ class Channel:
             return 1 << 62
         return self._payload.left if self._payload and not self._payload.looked_at else 0
 
+    def begun(self) -> tuple[int, bytes]:
+        """Return the place and the bytes of a message whose head is not whole; none if it is."""
+        if self._payload or self.state in (_S.LOST, _S.FAILED, _S.CLOSED):
+            return self.offset, b""
+        return self.offset - len(self._buffer), bytes(self._buffer)
+
     # ---- taking bytes: one function a kind of state; each returns how many it took ---------------
 
     def _take_head(self, view: memoryview, time: int) -> int:
@@ -280,7 +291,7 @@ class Channel:
 
     def _lose_place(self) -> None:
         self._log.confirm()
-        search = PacketSearch(self.page_count, self._device_state)
+        search = PacketSearch(self.page_count, self.device_state)
         self._loss = Loss(self._log, self.offset - len(self._buffer), search)
         self.state, self.round, self._searched = _S.LOST, None, True
         if self._decoders:
@@ -329,11 +340,11 @@ class Channel:
         if self._is_device_state():
             self._need = MultiFDPacketDeviceState.size()
         else:
-            self._need = self._layout.size(self.page_count) if self.page_count else None
+            self._need = self.layout.size(self.page_count) if self.page_count else None
 
     def _is_device_state(self) -> bool:
         flags = int.from_bytes(self._buffer[8:12], "big")
-        return self._device_state and bool(flags & FLAG_DEVICE_STATE)
+        return self.device_state and bool(flags & FLAG_DEVICE_STATE)
 
     def _read_packet(self) -> None:
         if self._is_device_state():
@@ -342,7 +353,7 @@ class Channel:
             head = DeviceStateReceived(self._start, self._time, device, size, self.round)
             self._begin_payload(head, Payload(head))
             return
-        packet = self._layout.parse(self._buffer)
+        packet = self.layout.parse(self._buffer)
         method = method_of(packet.flags)
         count = len(packet.offset)
         page_size = MULTIFD_PACKET_SIZE // count
@@ -383,7 +394,7 @@ class Channel:
             return
         self.page_count = infer_page_count(self._buffer, ended)
         if self.page_count:
-            self._need = self._layout.size(self.page_count)
+            self._need = self.layout.size(self.page_count)
             rest = bytes(self._buffer[self._need :])
             del self._buffer[self._need :]
             self.offset -= len(rest)
@@ -400,7 +411,7 @@ class Channel:
         self._log.add(HeaderReceived(self._start, time, MultiFDPacketHdr.parse(self._buffer)))
         self._buffer += head[MultiFDPacketHdr.size() :]
         if not self._is_device_state():
-            self.page_count = (len(head) - self._layout.size()) // self._layout.item_size
+            self.page_count = (len(head) - self.layout.size()) // self.layout.item_size
         self._read()
 
     def _deny(self) -> None:

@@ -135,6 +135,8 @@ class Migration:
     main: MainInfo | None = None
     tls: set[int] = field(default_factory=set)
     """Connections that are encrypted."""
+    decrypted: set[int] = field(default_factory=set)
+    """Connections of `streams`, and the main stream, that were seen through their encryption."""
     method: PayloadMethod | None = None
     """Payload method of the first packet with pages."""
     blocks: dict[bytes, RamBlock] | None = None
@@ -250,9 +252,9 @@ class Migration:
             if event.round in self.spans or len(self.spans) < self.bounds.rounds:
                 self.spans[event.round] = (min(low, number), max(high, number))
         if event.sync:
-            self._forget()
+            self.forget()
 
-    def _forget(self) -> None:
+    def forget(self) -> None:
         """Drop rounds that every channel has left behind."""
         current = min((c.syncs for c in self.streams.values()), default=0)
         for done in [k for k in self.pages if k < current]:

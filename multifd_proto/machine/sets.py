@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
-_CHUNK = 32768
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from multifd_proto.machine.bulk_runs import PageRuns
+
+CHUNK_BITS = 15
+CHUNK = 1 << CHUNK_BITS
+"""Pages that are remembered together."""
+_LONG = 64
+"""Pages of a run, on average, from which on it is faster to add runs than pages."""
 
 
 class Runs:
@@ -42,6 +54,47 @@ class Runs:
         else:
             self.full = True
 
+    def add_all(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.bool_], int]:
+        """Add numbers in their order, many at once.
+
+        Returns:
+            Which of them were there before, and how many came while the set was not `full`.
+        """
+        import numpy as np  # only where there are many
+
+        again = np.zeros(len(numbers), np.bool_)
+        ascending = np.sort(numbers)
+        edges = np.ones(len(numbers) + 1, np.bool_)
+        edges[1:-1] = ascending[1:] != ascending[:-1] + np.uint64(1)
+        starts, lasts = ascending[edges[:-1]].tolist(), ascending[edges[1:]].tolist()
+        runs = [(start, last + 1) for start, last in zip(starts, lasts, strict=True)]
+        roomy = not self.full and len(self._starts) + len(numbers) <= self._limit
+        if roomy and self._add_runs(runs):
+            return again, len(numbers)
+        counted = 0
+        for place, number in enumerate(numbers.tolist()):
+            counted += not self.full
+            again[place] = number in self
+            self.add(number)
+        return again, counted
+
+    def _add_runs(self, runs: list[tuple[int, int]]) -> bool:
+        """Add runs that do not meet; False, and nothing is added, if a number was there before."""
+        if any(a[1] > b[0] for a, b in pairwise(runs)) or any(map(self._meets, runs)):
+            return False
+        for start, end in runs:
+            first = bisect_left(self._ends, start)  # the run that ends where this one starts
+            last = bisect_right(self._starts, end)
+            if first < last:
+                start, end = min(start, self._starts[first]), max(end, self._ends[last - 1])
+            self._starts[first:last], self._ends[first:last] = [start], [end]
+        return True
+
+    def _meets(self, run: tuple[int, int]) -> bool:
+        """Tell whether a number of a run is there."""
+        place = bisect_left(self._starts, run[1]) - 1
+        return place >= 0 and self._ends[place] > run[0]
+
     def missing(self) -> Iterator[range]:
         """Yield the holes between 0 and the highest number."""
         end = 0
@@ -55,7 +108,9 @@ class PageSet:
     """The pages of one round, a bit a page."""
 
     def __init__(self) -> None:
-        self._chunks: dict[tuple[bytes, int], bytearray] = {}
+        self._bits = bytearray()
+        self._chunks: dict[tuple[bytes, int], int] = {}
+        """Block and number of a chunk -> place of its first bit."""
 
     def __len__(self) -> int:
         """Chunks in use."""
@@ -75,17 +130,17 @@ class PageSet:
         if offsets and self._add_run(block, offsets, page_size, room):
             return []
         again = []
-        current, bits = -1, None
+        current, start = -1, None
         for offset in offsets:
             page = offset // page_size
-            if page // _CHUNK != current:
-                current = page // _CHUNK
-                bits = self._chunk(block, current, room)
-            if bits is not None:
-                place = page % _CHUNK >> 3
-                before = bits[place]
-                bits[place] = before | 1 << (page & 7)
-                if bits[place] == before:
+            if page // CHUNK != current:
+                current = page // CHUNK
+                start = self._chunk(block, current, room)
+            if start is not None:
+                place = (start + page % CHUNK) >> 3
+                before = self._bits[place]
+                self._bits[place] = before | 1 << (page & 7)
+                if self._bits[place] == before:
                     again.append(offset)
         return again
 
@@ -96,26 +151,94 @@ class PageSet:
 
         Returns False, and adds nothing, where it is no run in one chunk or not all are new.
         """
-        start, count = offsets[0], len(offsets)
-        chunk, bit = divmod(start // page_size, _CHUNK)
-        run = tuple(range(start, start + count * page_size, page_size))
-        if offsets != run or bit + count > _CHUNK:
+        first, count = offsets[0], len(offsets)
+        chunk, bit = divmod(first // page_size, CHUNK)
+        run = tuple(range(first, first + count * page_size, page_size))
+        if offsets != run or bit + count > CHUNK:
             return False
-        bits = self._chunk(block, chunk, room)
-        return bits is not None and _set_run(bits, bit, count)
+        start = self._chunk(block, chunk, room)
+        return start is not None and _set_run(self._bits, start + bit, count)
 
-    def _chunk(self, block: bytes, chunk: int, room: Callable[[], bool]) -> bytearray | None:
-        bits = self._chunks.get((block, chunk))
-        if bits is None and room():
-            bits = self._chunks[block, chunk] = bytearray(_CHUNK // 8)
-        return bits
+    def _chunk(self, block: bytes, chunk: int, room: Callable[[], bool]) -> int | None:
+        """Return the place of a chunk's first bit."""
+        start = self._chunks.get((block, chunk))
+        if start is None and room():
+            start = self._chunks[block, chunk] = 8 * len(self._bits)
+            self._bits += bytes(CHUNK // 8)
+        return start
+
+    # ---- many at once --------------------------------------------------------------------------
+
+    def there(self, block: bytes, pages: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Tell which pages of a block, given by their numbers in ascending order, are there."""
+        import numpy as np  # only where there are many
+
+        places = self._places(block, pages, lambda: False)
+        there = places >= 0
+        places = places[there]
+        there[there] = np.frombuffer(self._bits, np.uint8)[places >> 3] >> (places & 7) & 1
+        return there
+
+    def add_all(self, block: bytes, pages: PageRuns) -> bool:
+        """Add pages of a block if all of them are new, else add none; tell whether it did.
+
+        There has to be room for the `pages.chunks` that they are in.
+        """
+        if not pages.distinct:
+            return False
+        merged = pages.merged()
+        if len(merged.starts) * _LONG > len(pages):
+            return self._add_pages(block, merged.numbers())
+        pieces = [
+            (self._chunk(block, chunk, lambda: True) or 0, bit, count)
+            for chunk, bit, count in merged.pieces()
+        ]
+        if any(_any_of_run(self._bits, start + bit, count) for start, bit, count in pieces):
+            return False
+        return all(_set_run(self._bits, start + bit, count) for start, bit, count in pieces)
+
+    def _add_pages(self, block: bytes, pages: NDArray[np.int64]) -> bool:
+        import numpy as np
+
+        places = self._places(block, pages, lambda: True)
+        order = np.flatnonzero(np.diff(places >> 3, prepend=-1))
+        touched = places[order] >> 3
+        added = np.bitwise_or.reduceat(np.uint8(1) << (places & 7).astype(np.uint8), order)
+        bits = np.frombuffer(self._bits, np.uint8)
+        if (bits[touched] & added).any():
+            return False
+        bits[touched] |= added
+        return True
+
+    def _places(
+        self, block: bytes, pages: NDArray[np.int64], room: Callable[[], bool]
+    ) -> NDArray[np.int64]:
+        """Return the places of pages' bits; negative where there is no chunk."""
+        import numpy as np
+
+        chunk = pages >> CHUNK_BITS
+        first = np.flatnonzero(np.diff(chunk, prepend=-1))
+        starts = [self._chunk(block, number, room) for number in chunk[first].tolist()]
+        known = np.array([-CHUNK if start is None else start for start in starts], np.int64)
+        counts = np.diff(first, append=len(pages))
+        return np.repeat(known, counts) + (pages & (CHUNK - 1))
+
+
+def _bits_of_run(bits: bytearray, bit: int, count: int) -> tuple[slice, int, int]:
+    """Return the place of a run's bytes, what they hold, and the run's bits in them."""
+    place = slice(bit >> 3, (bit + count + 7) >> 3)
+    return place, int.from_bytes(bits[place], "little"), ((1 << count) - 1) << (bit & 7)
+
+
+def _any_of_run(bits: bytearray, bit: int, count: int) -> bool:
+    """Tell whether any of a run of bits is set."""
+    _, seen, run = _bits_of_run(bits, bit, count)
+    return bool(seen & run)
 
 
 def _set_run(bits: bytearray, bit: int, count: int) -> bool:
     """Set a run of bits if none of it is set; tell whether it did."""
-    place = slice(bit >> 3, (bit + count + 7) >> 3)
-    seen = int.from_bytes(bits[place], "little")
-    run = ((1 << count) - 1) << (bit & 7)
+    place, seen, run = _bits_of_run(bits, bit, count)
     if seen & run:
         return False
     bits[place] = (seen | run).to_bytes(place.stop - place.start, "little")

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multifd_proto.machine.channel import TRANSITIONS, Channel
+from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.events import (
     BytesMissing,
     ChannelState,
@@ -20,6 +20,7 @@ from multifd_proto.machine.events import (
     PacketReceived,
     PayloadReceived,
 )
+from multifd_proto.machine.transitions import TRANSITIONS
 from multifd_proto.wire.dialect import DIALECTS, dialect_of
 from multifd_proto.wire.schema import MULTIFD_MAGIC as MAGIC
 from multifd_proto.wire.schema import (

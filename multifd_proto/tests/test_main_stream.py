@@ -43,7 +43,8 @@ from multifd_proto.wire.main_records import (
     StreamEnd,
     VmDescription,
 )
-from multifd_proto.wire.main_stream import MAX_SECTIONS, MainState, MainStream
+from multifd_proto.wire.main_states import MainState
+from multifd_proto.wire.main_stream import MAX_SECTIONS, MainStream
 from multifd_proto.wire.ram_reader import MAX_BLOCKS
 from multifd_proto.wire.ram_records import (
     RamBlockEntry,

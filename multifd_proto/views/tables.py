@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multifd_proto.machine.channel import TRANSITIONS
+from multifd_proto.machine.transitions import TRANSITIONS
 from multifd_proto.wire.dialect import (
     DIALECTS,
     FLAG_DEVICE_STATE,

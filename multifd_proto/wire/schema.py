@@ -14,9 +14,12 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from construct import Adapter, Bytes, Construct, Int8ub, Int32ub, Int64ub, Renamed, Struct
+
+if TYPE_CHECKING:
+    import numpy
 
 MULTIFD_MAGIC = 0x11223344
 """First four bytes of every multifd message, big-endian (QEMU: `MULTIFD_MAGIC`)."""
@@ -156,6 +159,19 @@ class Message:
 
     @classmethod
     @cache
+    def dtype(cls, page_count: int = 0) -> numpy.dtype[numpy.void]:
+        """Return the layout as a numpy dtype, for many messages at once; big-endian, packed.
+
+        `bytes` fields are opaque (`V`), so that trailing zeros stay; `offset` is a row of
+        `page_count` items.
+        """
+        import numpy  # only where there are many
+
+        rows = list(cls.rows(page_count))
+        return numpy.dtype([(row.name, *_numpy_type(row)) for row in rows])
+
+    @classmethod
+    @cache
     def end_of(cls, name: str) -> int:
         """Return the offset in bytes of the first byte after field `name`."""
         return next(row.offset + row.size for row in cls.rows() if row.name == name)
@@ -172,6 +188,13 @@ def _struct_code(row: Row) -> str:
     if row.type == "u64be[page_count]":
         return f"{row.size // 8}Q"
     return {"u8": "B", "u32be": "I", "u64be": "Q"}.get(row.type, f"{row.size}s")
+
+
+def _numpy_type(row: Row) -> tuple[str, tuple[int, ...]]:
+    """Return a field's dtype and shape."""
+    if row.type == "u64be[page_count]":
+        return ">u8", (row.size // 8,)
+    return {"u8": "u1", "u32be": ">u4", "u64be": ">u8"}.get(row.type, f"V{row.size}"), ()
 
 
 _MAGIC = "0x11223344"

@@ -9,11 +9,13 @@ from multifd_proto.machine.rules import (
     init,
     main_stream,
     numbers,
+    offsets,
     packet,
     payload,
     sync,
 )
 
 __all__ = [
-    "connection", "device_state", "init", "main_stream", "numbers", "packet", "payload", "sync",
+    "connection", "device_state", "init", "main_stream", "numbers", "offsets", "packet",
+    "payload", "sync",
 ]  # fmt: skip

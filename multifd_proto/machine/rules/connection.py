@@ -64,8 +64,7 @@ def main_stream_first(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fau
 
 @rule("TLS-1", on=MigrationOver, when=lambda m, _c, _e: m.tls or m.streams)
 def tls_on_all(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
-    plain = len(m.streams) + (m.main is not None)
-    if m.tls and plain:
-        yield Fault(
-            "number of connections with TLS", f"{len(m.tls)} of {len(m.tls) + plain}", "all or none"
-        )
+    everything = {*m.streams, *m.tls, *((m.main.stream,) if m.main else ())}
+    tls = len(everything & (m.tls | m.decrypted))
+    if 0 < tls < len(everything):
+        yield Fault("number of connections with TLS", f"{tls} of {len(everything)}", "all or none")

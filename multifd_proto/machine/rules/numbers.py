@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from multifd_proto.machine.events import PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, Migration, MigrationOver
-from multifd_proto.machine.rule import Fault, rule
+from multifd_proto.machine.rule import Fault, Found, rule
 from multifd_proto.machine.rules.packet import known
 from multifd_proto.wire.quirks import LOST_ZERO_PACKETS, SHARED_NUMBERS
 
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
+    from multifd_proto.machine.bulk import Scene
 
-@rule("PKT-20", on=PacketReceived, when=lambda m, c, e: known(m, c, e) and c.last is not None)
+
+@rule(
+    "PKT-20",
+    on=PacketReceived,
+    when=lambda m, c, e: known(m, c, e) and c.last is not None,
+    bulk=lambda b, s: Found(
+        b.packet_num <= s.last_num, s.has_last, kind=b.packet_num == s.last_num
+    ),
+)
 def increasing(_m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     assert c.last is not None
     number, last = e.packet.packet_num, c.last.packet.packet_num
@@ -20,7 +32,17 @@ def increasing(_m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterator[Fau
         yield Fault("packet_num", str(number), f"above {last}, the channel's last", quirks=quirks)
 
 
-@rule("PKT-21", on=PacketReceived, when=lambda m, c, e: known(m, c, e) and not m.numbers.full)
+def _unique(b: PacketBatch, s: Scene) -> Found:
+    again, counted = s.numbers
+    return Found(again & (~s.has_last | (b.packet_num > s.last_num)), s.places < counted)
+
+
+@rule(
+    "PKT-21",
+    on=PacketReceived,
+    when=lambda m, c, e: known(m, c, e) and not m.numbers.full,
+    bulk=_unique,
+)
 def unique(m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     number = e.packet.packet_num
     # a number that its own channel has passed is PKT-20's
@@ -52,6 +74,8 @@ def no_gaps(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
     "PKT-23",
     on=PacketReceived,
     when=lambda m, c, e: known(m, c, e) and e.round is not None and (e.pages or e.sync),
+    # a batch that is not in order is cut, and in the end judged by events
+    bulk=lambda b, s: Found(False, (b.round >= 0) & (s.has_pages | b.sync)),
 )
 def rounds_in_order(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     assert e.round is not None

@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from typing import TYPE_CHECKING
 
 from multifd_proto.machine.events import PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, Migration, MigrationOver
-from multifd_proto.machine.rule import Fault, rule
-from multifd_proto.machine.rules.packet import known, placed
-from multifd_proto.wire.dialect import where
+from multifd_proto.machine.rule import Fault, Found, rule
+from multifd_proto.machine.rules.offsets import placed
+from multifd_proto.machine.rules.packet import known
+from multifd_proto.wire.dialect import Dialect, where
 from multifd_proto.wire.payload import METHOD_MASK
 from multifd_proto.wire.quirks import PAGE_TWICE, SYNC_WITH_PAGES, UNMARKED_SYNC
 from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
+
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
+    from multifd_proto.machine.bulk import Scene
 
 
 def _is_sync(m: Migration, c: ChannelInfo, e: PacketReceived) -> bool:
     return known(m, c, e) and e.sync
 
 
-@rule("SYNC-1", on=PacketReceived, when=lambda _m, c, _e: c.whole and not c.packets)
+@rule(
+    "SYNC-1",
+    on=PacketReceived,
+    when=lambda _m, c, _e: c.whole and not c.packets,
+    bulk=lambda b, s: Found(~b.sync, s.at_firsts(lambda c: c.whole and not c.packets, later=False)),
+)
 def first_packet(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     if not e.sync:
         yield Fault("first packet of the channel", f"flags {e.packet.flags:#x}", "SYNC")
 
 
-@rule("SYNC-2", on=PacketReceived, when=_is_sync)
+@rule(
+    "SYNC-2",
+    on=PacketReceived,
+    when=_is_sync,
+    bulk=lambda b, s: Found(s.has_pages, b.sync),
+)
 def without_pages(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     if e.pages:
         yield Fault(
@@ -32,7 +49,12 @@ def without_pages(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator
         )
 
 
-@rule("SYNC-3", on=PacketReceived, when=_is_sync)
+@rule(
+    "SYNC-3",
+    on=PacketReceived,
+    when=_is_sync,
+    bulk=lambda b, s: Found(s.method != 0, b.sync, kind=s.has_pages),
+)
 def flags(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     # bits without a meaning are PKT-3's
     if e.packet.flags & METHOD_MASK:
@@ -40,14 +62,27 @@ def flags(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
         yield Fault("flags word of a SYNC packet", f"{e.packet.flags:#x}", "0x1", quirks=quirks)
 
 
+@cache
+def _other_alloc(empty: bool, full: bool) -> frozenset[Dialect]:
+    """Return the dialects in which a SYNC packet has another `pages_alloc`."""
+    return where(lambda d: not (full if d.sync_alloc else empty))
+
+
+def _pages_alloc(b: PacketBatch, s: Scene) -> Found:
+    empty, full = b.pages_alloc == 0, b.pages_alloc == b.page_count
+    applies = b.sync & ~s.has_pages & (b.pages_alloc <= b.page_count)
+    return Found(True, applies, kind=empty + 2 * full)
+
+
 @rule(
     "SYNC-4",
     on=PacketReceived,
     when=lambda m, c, e: _is_sync(m, c, e) and not e.pages and fits_alloc(e),
+    bulk=_pages_alloc,
 )
 def pages_alloc(_m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     alloc, count = e.packet.pages_alloc, len(e.packet.offset)
-    wrong = where(lambda d: alloc != (count if d.sync_alloc else 0))
+    wrong = _other_alloc(alloc == 0, alloc == count)
     if wrong:
         demanded = f"0 since 9.2, {count} before"
         yield Fault("pages_alloc of a SYNC packet", str(alloc), demanded, dialects=wrong)
@@ -86,10 +121,17 @@ def a_mark_a_round(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]
         )
 
 
+def _page_once_a_round(b: PacketBatch, s: Scene) -> Found:
+    if s.migration.pages_full:
+        return Found(False, False)
+    return Found(s.pages_again, s.placed & (b.round >= 0), each=True)
+
+
 @rule(
     "SYNC-7",
     on=PacketReceived,
     when=lambda m, c, e: placed(m, c, e) and e.round is not None and not m.pages_full,
+    bulk=_page_once_a_round,
 )
 def page_once_a_round(m: Migration, _c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
     assert e.round is not None
