@@ -1,0 +1,1 @@
+"""The same capture without guest memory."""

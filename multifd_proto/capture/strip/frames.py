@@ -1,0 +1,191 @@
+"""Frame by frame: headers are kept, and of the payload what is structure.
+
+A frame keeps the start of its payload; the rest is cut off. Where structure lies deeper inside, the
+frame is cut in front of it, as segmentation offload would have sent it in several; so there are no
+fillers, and every byte of a payload that is in the file is one that is kept.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from multifd_proto.capture.events import Half
+from multifd_proto.capture.files import Inputs, Progress
+from multifd_proto.capture.follow import Connection
+from multifd_proto.capture.info import CaptureInfo, Limits
+from multifd_proto.capture.ip import Segment, decode
+from multifd_proto.capture.link import UPPER_PDU, Frame, Undecodable, link_type
+from multifd_proto.capture.strip.headers import Addresses, Headers
+from multifd_proto.capture.strip.kept import Covered, Kept
+from multifd_proto.capture.strip.output import Output
+from multifd_proto.capture.strip.slim import key_of
+from multifd_proto.errors import CaptureError
+
+_MODULUS = 1 << 32
+_BEHIND = 1 << 30  # as in reassembly
+_LARGEST = 0xF000  # bytes of payload in a part of what does not fit the field for its length
+CHANNEL, MAIN, REVERSE, OTHER = "payload of packets", "main stream", "return path", "other traffic"
+_ROLES = {"multifd": CHANNEL, "main": MAIN}
+
+
+@dataclass
+class Track:
+    """One direction of a connection, as its segments come by."""
+
+    half: Half
+    kept: Kept
+    role: str
+    covered: Covered = field(default_factory=Covered)
+    position: int = 0
+
+    def place(self, seq: int) -> int:
+        """Return the offset in the stream of a sequence number."""
+        ahead = (seq - self.half.origin - self.position) % _MODULUS
+        return self.position + (ahead if ahead < _MODULUS - _BEHIND else ahead - _MODULUS)
+
+    def stretches(self, seq: int, data: memoryview, missing: int) -> Iterator[tuple[int, bytes]]:
+        """Yield place and bytes of what is kept of a payload.
+
+        Args:
+            seq: of its first byte.
+            data: as much of it as was captured.
+            missing: bytes behind `data`.
+        """
+        offset = self.place(seq)
+        stop = offset + len(data)
+        self.position = max(self.position, stop + missing)
+        for first, last in self.covered.add(max(offset, 0), stop + missing):
+            for start, end, begin in self.kept.find(first, min(last, stop)):
+                content = self.kept.contents.get(begin)
+                if content is None:
+                    yield start - offset, bytes(data[start - offset : end - offset])
+                else:
+                    yield start - offset, content[start - begin : end - begin]
+
+
+class Part(NamedTuple):
+    """A part of a payload: where it starts, its bytes, what is kept, and why the rest is not."""
+
+    start: int
+    size: int
+    data: bytes
+    captured: bool
+
+
+def parts(size: int, missing: int, stretches: Iterable[tuple[int, bytes]]) -> Iterator[Part]:
+    """Cut a payload in front of everything that is kept.
+
+    Args:
+        size: bytes captured.
+        missing: bytes behind them, as in `Segment`.
+        stretches: what is kept of it.
+    """
+    begin, data = 0, b""
+    for start, stretch in stretches:
+        if start == begin + len(data):
+            data += stretch
+        else:
+            yield Part(begin, start - begin, data, False)
+            begin, data = start, stretch
+    if missing > 0 and begin + len(data) < size:
+        yield Part(begin, size - begin, data, False)
+        begin, data = size, b""
+    yield Part(begin, size + abs(missing) - begin, data, missing > 0)
+
+
+class Frames:
+    """Strips the frames of a capture that was read before."""
+
+    def __init__(
+        self,
+        halves: dict[Half, Kept],
+        connections: Iterable[Connection],
+        output: Output,
+        addresses: Addresses | None,
+    ) -> None:
+        self.dropped: Counter[str] = Counter()
+        """Frames without a TCP segment that can be read, by reason."""
+        self.replaced: Counter[str] = Counter()
+        """Bytes of payload that were not kept, by what they are of."""
+        self._output = output
+        self._addresses = addresses
+        self._records = 0
+        self._coming: dict[bytes, list[Track]] = {}  # the next one last
+        self._tracks: dict[bytes, Track] = {}
+        for connection in sorted(connections, key=lambda c: -c.half.stream):
+            for half in (connection.half, connection.reverse):
+                role = REVERSE if half is connection.reverse else MAIN
+                role = _ROLES.get(connection.kind, OTHER) if role is MAIN else role
+                role = role if connection.session else OTHER
+                track = Track(half, halves.get(half) or Kept(), role)
+                self._coming.setdefault(key_of(half), []).append(track)
+
+    def strip(self, files: Iterable[str], limits: Limits, progress: Progress | None) -> None:
+        """Write the frames of the files.
+
+        Raises:
+            CaptureError: a file cannot be read, or has no frames.
+        """
+        info = CaptureInfo()
+        for form, content in Inputs(list(files), info, progress):
+            if form.frames is None:
+                raise CaptureError(
+                    f"{content.name}: is the raw dump of a stream and has no frames to keep, "
+                    "which --slim does not need"
+                )
+            for frame in form.frames(content, info, limits):
+                self._records += 1
+                try:
+                    self._strip(frame)
+                except Undecodable as reason:
+                    self.dropped[str(reason)] += 1
+
+    def _strip(self, frame: Frame) -> None:
+        _, network, _, start, _, end = frame
+        if start == end:
+            raise Undecodable("empty")
+        segment = decode(frame)
+        link = link_type(network)
+        if link == UPPER_PDU:
+            raise CaptureError("frames of exported PDUs hold no guest memory to be stripped of")
+        self._write(frame, segment, link)
+
+    def _write(self, frame: Frame, segment: Segment, link: int) -> None:
+        time, network, view, begin, _, end = frame
+        _, key, seq, flags, _, start, stop, missing = segment
+        ip = network(view, begin, start) - begin
+        headers = Headers(bytes(view[begin:start]), link, ip)
+        if self._addresses:
+            headers.hide(self._addresses)
+        found = list(self._parts(key, seq + bool(flags & 2), view[start:stop], missing))
+        if len(found) == 1:
+            (part,) = found
+            data = bytes(headers.data) + part.data
+            self._output.write(link, time, data, end - begin, captured=part.captured)
+            return
+        for part in found:
+            own = headers.cut(part.start, part.size, last=part is found[-1])
+            length = len(own.data) + part.size
+            data = bytes(own.data) + part.data
+            self._output.write(link, time, data, length, captured=part.captured)
+
+    def _parts(self, key: bytes, seq: int, data: memoryview, missing: int) -> Iterator[Part]:
+        track = self._track(key)
+        stretches: Iterable[tuple[int, bytes]] = ()
+        if track and (len(data) or missing):
+            stretches = track.stretches(seq, data, abs(missing))
+        kept = 0
+        for part in parts(len(data), missing, stretches):
+            kept += len(part.data)
+            yield part
+        self.replaced[track.role if track else OTHER] += len(data) - kept
+
+    def _track(self, key: bytes) -> Track | None:
+        """Return the direction that a segment of this key is of, at this place of the capture."""
+        coming = self._coming.get(key)
+        while coming and coming[-1].half.record <= self._records:
+            self._tracks[key] = coming.pop()
+        return self._tracks.get(key)
