@@ -1,0 +1,1 @@
+"""How fast captures are decoded, and how rightly: ours against what people would use instead."""
