@@ -5,15 +5,27 @@ from __future__ import annotations
 from collections.abc import Generator, Iterable, Iterator
 from heapq import nsmallest
 from ipaddress import ip_address
+from typing import TYPE_CHECKING, Protocol
 
 from multifd_proto.capture.events import Data, Endpoint, Half, Opened, StreamEvent
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.ip import Segment
 from multifd_proto.capture.pieces import Held
-from multifd_proto.capture.tcp import MODULUS, Direction
+from multifd_proto.capture.tcp import MODULUS, NEVER, Direction
+
+if TYPE_CHECKING:
+    from multifd_proto.capture.columns.runs import Run
+    from multifd_proto.capture.columns.segments import Segments
 
 _FIN, _SYN, _RST, _ACK = 1, 2, 4, 16
 _EVENTFUL = _FIN | _SYN | _RST
+
+
+class Taker(Protocol):
+    """Who takes the bytes of directions as columns."""
+
+    def takes(self, half: Half) -> bool | None:
+        """Tell whether a direction is looked at; None where columns will not do for now."""
 
 
 class Connection:
@@ -21,12 +33,13 @@ class Connection:
 
     __slots__ = ("first", "key", "opened", "second")
 
-    def __init__(self, number: int, time: int, key: bytes, held: Held) -> None:
+    def __init__(self, number: int, time: int, key: bytes, held: Held, record: int) -> None:
         source, destination = _endpoints(key)
         self.key = key
         self.opened = False
-        self.first = Direction(Half(number, True, source, destination, time, False), held)
-        self.second = Direction(Half(number, False, destination, source, time, False), held)
+        first = Half(number, True, source, destination, time, False, record=record)
+        second = Half(number, False, destination, source, time, False, record=record)
+        self.first, self.second = Direction(first, held), Direction(second, held)
 
     def open(self, forward: Direction) -> Iterator[Opened]:
         """Announce the connection as opened by the sender of `forward`, if it is not announced."""
@@ -102,6 +115,55 @@ class Connections:
             else:
                 yield from direction.deliver(time, end, view[start:stop])
 
+    def columns(self, segments: Segments, taker: Taker) -> list[Run] | None:
+        """Take segments all at once, where each is simply one of the next of its direction.
+
+        Args:
+            segments: the next ones of the input.
+            taker: tells of which directions it takes columns.
+
+        Returns:
+            What they add to the directions that are looked at; None where something is not as
+            simple as that: then nothing was taken.
+        """
+        parts = self._simple_parts(segments, taker)
+        if parts is None:
+            return None
+        out = []
+        for direction, part, run, wanted in parts:
+            half = direction.half
+            half.segments += len(part)
+            half.bytes += int(part.size.sum())
+            if run:
+                half.retransmitted += run.retransmitted
+                half.reordered += run.reordered
+                if wanted and run.stop > direction.position:
+                    run.passed = direction.position - direction.reported
+                    run.clock = direction.clock
+                    out.append(run)
+                direction.pass_to(run.stop, int(run.time[-1]), reported=bool(wanted))
+        return out
+
+    def _simple_parts(
+        self, segments: Segments, taker: Taker
+    ) -> list[tuple[Direction, Segments, Run | None, bool | None]] | None:
+        from multifd_proto.capture.columns.runs import next_run
+
+        if (segments.flags & _EVENTFUL).any() or segments.missing.any():
+            return None
+        parts = []
+        for key, part in segments.by_flow():
+            direction = self._directions.get(key)
+            if direction is None:
+                return None
+            run, wanted, half = None, taker.takes(direction.half), direction.half
+            if direction.expected != NEVER:
+                run = next_run(part, half, direction.expected, direction.position, direction.clock)
+            if part.size.any() and (run is None or wanted is None):
+                return None
+            parts.append((direction, part, run, wanted))
+        return parts
+
     def flush(self) -> Iterator[StreamEvent]:
         """Give out all that is held: the input has ended."""
         for connection in self._connections.values():
@@ -139,7 +201,7 @@ class Connections:
             for idle in nsmallest(some, self._connections.values(), key=Connection.last):
                 self._info.dropped_streams += 1
                 yield from self._drop(idle)
-        connection = Connection(self.next_number(), time, key, self.held)
+        connection = Connection(self.next_number(), time, key, self.held, self._info.records)
         self._connections[connection.first.half.stream] = connection
         self._directions[_reverse(key)] = connection.second
         self._directions[key] = connection.first

@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from select import select
-from typing import BinaryIO, NamedTuple
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
 
 from multifd_proto.capture import compressed, pcap, pcapng
 from multifd_proto.capture.info import CaptureInfo, Limits
@@ -17,21 +17,50 @@ from multifd_proto.errors import CaptureError
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.schema import CHANNEL_MAGIC
 
+if TYPE_CHECKING:
+    from multifd_proto.capture.columns.records import Records
+
 Progress = Callable[[int, int | None], None]
 """Told the bytes read so far of all inputs as they are stored, and their sum if it is known."""
 
 
+class CaptureFile(Protocol):
+    """A capture file of some format, read forwards in one of two ways.
+
+    Raises:
+        CaptureError: What it holds contradicts itself, or claims to be larger than `Limits`.
+    """
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield all frames that are left."""
+
+    def records(self, most: int, first: int) -> Records | None:
+        """Return the next records as columns; None where they are not simple, or at the end."""
+
+    def more(self) -> bool:
+        """Tell whether there is anything left, and have it in memory."""
+
+    def one(self) -> Iterator[Frame]:
+        """Pass over the next record, which `more` has seen; yield its frame, if it is one."""
+
+
 class Format(NamedTuple):
-    """A file format: its name and what reads its frames; None for the dump of a single stream."""
+    """A file format: its name and what reads it; None for the dump of a single stream."""
 
     name: str
-    frames: Callable[[Window, CaptureInfo, Limits], Iterator[Frame]] | None
+    open: Callable[[Window, CaptureInfo, Limits], CaptureFile] | None
+
+    @property
+    def frames(self) -> Callable[[Window, CaptureInfo, Limits], Iterator[Frame]] | None:
+        """Return what yields the frames of a file."""
+        opened = self.open
+        return opened and (lambda *file: opened(*file).frames())
 
 
 RAW_DUMP = Format("raw dump", None)
 _FORMATS = {
-    **dict.fromkeys(pcap.MAGICS, Format("pcap", pcap.frames)),
-    pcapng.MAGIC: Format("pcapng", pcapng.frames),
+    **dict.fromkeys(pcap.MAGICS, Format("pcap", pcap.Pcap)),
+    pcapng.MAGIC: Format("pcapng", pcapng.Pcapng),
     CHANNEL_MAGIC: RAW_DUMP,
     STREAM_MAGIC: RAW_DUMP,
     **{bytes((0x16, 3, minor)): RAW_DUMP for minor in range(5)},  # a TLS handshake
@@ -63,7 +92,8 @@ class Inputs:
     def __iter__(self) -> Iterator[tuple[Format, Window]]:
         for path in self._paths:
             with _open(path) as file:
-                stored = Window(_name(path), self._reader(_name(path), file), self._info.truncated)
+                read = self._reader(_name(path), file)
+                stored = Window(_name(path), read, self._info.truncated, _regular(path, file))
                 form, content = self._recognise(stored)
                 try:
                     yield form, content
@@ -134,6 +164,11 @@ def _size(path: str | Path) -> int | None:
     if stat.S_ISDIR(status.st_mode):
         raise CaptureError(f"{path}: is a directory, a file was demanded")
     return status.st_size if stat.S_ISREG(status.st_mode) else None
+
+
+def _regular(path: str | Path, file: BinaryIO) -> int | None:
+    """Return the descriptor of a file whose places are those of its bytes; None for others."""
+    return file.fileno() if _size(path) is not None and not file.tell() else None
 
 
 def _unreadable(name: str, error: OSError) -> CaptureError:

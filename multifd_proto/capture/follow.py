@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from multifd_proto.capture.events import (
     Data,
@@ -22,6 +23,8 @@ from multifd_proto.capture.events import (
     Skipped,
     StreamEvent,
 )
+from multifd_proto.capture.streams import CaptureReader, Taken
+from multifd_proto.capture.tls.decrypt import Decrypted
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import Event, PacketReceived
@@ -32,6 +35,10 @@ from multifd_proto.machine.resync import PEEK, starts_with_packet
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.schema import CHANNEL_MAGIC
+
+if TYPE_CHECKING:
+    from multifd_proto.capture.columns.hop import Piece
+    from multifd_proto.machine.batch import PacketBatch
 
 NOTHING = 1 << 62
 """`unwanted_until` of a direction that is not looked at."""
@@ -54,6 +61,10 @@ class Session:
         """All of its connections have ended."""
         return all(c.ended for c in self.connections)
 
+    def reaches(self, time: int) -> bool:
+        """Tell whether a connection that was opened at a time may belong to it."""
+        return not self.over or time < max(c.last for c in self.connections)
+
 
 @dataclass(eq=False)
 class Connection:
@@ -69,8 +80,12 @@ class Connection:
     peer: ChannelInfo | MainInfo | None = None
     ends: set[bool] = field(default_factory=set)
     """Directions that have ended: `True` is that of the end that opened the connection."""
+    last: int = 0
+    """When the last one of them has, in nanoseconds since the epoch."""
     heads: dict[bool, bytes] = field(default_factory=dict)
     """First bytes of each direction, until they tell what it is."""
+    early: list[Event] = field(default_factory=list)
+    """What a machine told before a packet proved it right."""
 
     @property
     def ended(self) -> bool:
@@ -116,25 +131,88 @@ class Follower:
         self._bounds = bounds or Bounds()
         self._decode = decode
         self._sinks = sinks
-        self._latest: dict[object, Session] = {}
+        self._between: dict[object, list[Session]] = {}
         self.connections: dict[int, Connection] = {}
         self.sessions: list[Session] = []
 
     def follow(self, stream: Iterable[StreamEvent]) -> Iterator[tuple[Connection, Event]]:
         """Yield every event of every migration, judged, in the order of the capture."""
-        for event in stream:
-            if isinstance(event, Opened):
-                self.connections[event.half.stream] = Connection(event.half, event.reverse)
+        for piece in self.pieces(stream):
+            if isinstance(piece, tuple):
+                yield piece
                 continue
-            connection = self.connections[event.half.stream]
-            if isinstance(event, End):
-                connection.ends.add(event.half.forward)
-            if connection.kind == "unknown":
-                self._identify(connection, event)
-            if connection.machine and event.half is connection.half:
-                yield from self._feed(connection, event)
+            streams = piece.stream.tolist()
+            for index, number in enumerate(streams):
+                connection = self.connections[number]
+                for event in piece.events(index):
+                    yield connection, event
+
+    def pieces(
+        self, stream: Iterable[StreamEvent]
+    ) -> Iterator[tuple[Connection, Event] | PacketBatch]:
+        """Yield the same, many packets at once where that can be: as columns, see `PacketBatch`."""
+        events: Iterable[StreamEvent | Taken] = stream
+        if isinstance(stream, CaptureReader | Decrypted):
+            events = stream.columns(self)
+        for event in events:
+            if isinstance(event, list):
+                yield from self._take(event)
+            else:
+                yield from self._take_event(event)
         for connection in self.connections.values():
             yield from self._finish(connection)
+
+    def takes(self, half: Half) -> bool | None:
+        """Tell whether a direction is looked at; None where it has to be seen byte by byte."""
+        connection = self.connections.get(half.stream)
+        if connection and connection.peer and half is connection.half:
+            return True
+        return None if half.unwanted_until < NOTHING else False
+
+    def _take_event(self, event: StreamEvent) -> Iterator[tuple[Connection, Event]]:
+        if isinstance(event, Opened):
+            self.connections[event.half.stream] = Connection(event.half, event.reverse)
+            return
+        connection = self.connections[event.half.stream]
+        if isinstance(event, End):
+            connection.ends.add(event.half.forward)
+            connection.last = max(connection.last, event.time)
+        if connection.kind == "unknown":
+            self._identify(connection, event)
+        if connection.machine and event.half is connection.half:
+            yield from self._feed(connection, event)
+
+    def _take(self, taken: Taken) -> Iterator[tuple[Connection, Event] | PacketBatch]:
+        from multifd_proto.capture.columns.hop import MainPiece, follow_channel, follow_main
+        from multifd_proto.capture.columns.order import in_order
+
+        pieces: list[Piece] = []
+        for run in taken:
+            connection = self.connections[run.half.stream]
+            machine = connection.machine
+            if isinstance(machine, Channel):
+                assert isinstance(connection.peer, ChannelInfo)
+                pieces += follow_channel(machine, run)
+                connection.peer.page_size = machine.page_size
+            else:
+                assert machine
+                pieces += follow_main(machine, run)
+            run.half.unwanted_until = run.stop + machine.unwanted()
+        for piece in in_order(pieces):
+            if not isinstance(piece, tuple):
+                self._judge_batch(piece)
+                yield piece
+                continue
+            _, stream, event = piece
+            connection = self.connections[stream]
+            if isinstance(event, MainPiece):
+                assert isinstance(connection.peer, MainInfo)
+                record = (event.offset, event.size, event.record)
+                yield from self._judge(
+                    connection, main_events(connection.peer, [record], event.time)
+                )
+            else:
+                yield from self._judge(connection, [event])
 
     # ---- what a connection is --------------------------------------------------------------------
 
@@ -147,10 +225,11 @@ class Follower:
         head = connection.heads.get(half.forward, b"")
         if isinstance(event, Gap):
             self._try(connection, half)
-        elif isinstance(event, Data):
-            # a head can come in pieces
+        elif isinstance(event, Data | Skipped):
+            # a head can come in pieces; what was not kept of it is no head of anything
             need = len(STREAM_MAGIC) if half.anchored else PEEK
-            whole = connection.heads[half.forward] = head + bytes(event.data[: need - len(head)])
+            part = event.data if isinstance(event, Data) else bytes(min(event.length, need))
+            whole = connection.heads[half.forward] = head + bytes(part[: need - len(head)])
             if len(whole) < need:
                 return
             self._decide(connection, half, whole)
@@ -209,20 +288,27 @@ class Follower:
     def _join(self, connection: Connection) -> Session:
         if connection.session is None:
             half = connection.half
-            hosts = half.source and half.destination and (half.source.host, half.destination)
-            session = self._latest.get(hosts)
-            if session is None or (hosts and session.over):
+            session = self._session_of(half)
+            if session is None:
                 session = Session(
                     len(self.sessions),
                     half.source,
                     half.destination,
                     Checker(self._parameters, self._bounds),
                 )
-                self._latest[hosts] = session
+                self._between.setdefault(_hosts(half), []).append(session)
                 self.sessions.append(session)
             session.connections.append(connection)
             connection.session = session
         return connection.session
+
+    def _session_of(self, half: Half) -> Session | None:
+        """Return the first migration between the same hosts that was not over by then.
+
+        By when the connection was opened, that is: what it is may be known long after that.
+        """
+        known = self._between.get(hosts := _hosts(half), [])
+        return next((s for s in known if not hosts or s.reaches(half.opened)), None)
 
     # ---- following it ----------------------------------------------------------------------------
 
@@ -242,8 +328,10 @@ class Follower:
         if isinstance(machine, Channel):
             events: Iterable[Event] = list(machine.events())
             if connection.peer is None:
+                connection.early += events
                 if not any(isinstance(e, PacketReceived) for e in events):
                     return
+                events, connection.early = connection.early, []
                 self._adopt(connection, machine, whole=False)
             assert isinstance(connection.peer, ChannelInfo)
             connection.peer.page_size = machine.page_size
@@ -251,11 +339,27 @@ class Follower:
             assert machine is not None
             assert isinstance(connection.peer, MainInfo)
             events = main_events(connection.peer, machine.records(), time)
+        yield from self._judge(connection, events)
+
+    def _judge(
+        self, connection: Connection, events: Iterable[Event]
+    ) -> Iterator[tuple[Connection, Event]]:
         assert connection.peer is not None
         assert connection.session is not None
         for event in events:
             connection.session.checker.judge(connection.peer, (event,))
             yield connection, event
+
+    def _judge_batch(self, batch: PacketBatch) -> None:
+        """Judge packets, those of each migration by themselves."""
+        sessions: dict[int, list[int]] = {}
+        for stream in set(batch.stream.tolist()):
+            session = self.connections[stream].session
+            assert session
+            sessions.setdefault(session.number, []).append(stream)
+        for number, streams in sessions.items():
+            part = batch if len(sessions) == 1 else batch.of(streams)
+            self.sessions[number].checker.judge_batch(part)
 
     def _finish(self, connection: Connection) -> Iterator[tuple[Connection, Event]]:
         if isinstance(connection.machine, Channel):
@@ -265,10 +369,17 @@ class Follower:
         if isinstance(connection.peer, ChannelInfo) and reverse.segments:
             connection.peer.reverse_bytes = reverse.bytes
         half = connection.half
+        if half.tls and connection.session:
+            connection.session.checker.add_tls(half.stream, decrypted=True)
         if connection.kind == "tls" and half.source and half.destination:
-            session = self._latest.get((half.source.host, half.destination))
+            session = self._between.get(_hosts(half), [None])[-1]
             if session:
                 session.checker.add_tls(half.stream)
+
+
+def _hosts(half: Half) -> object:
+    """Return what the connections of a migration have in common; None for raw dumps."""
+    return half.source and half.destination and (half.source.host, half.destination)
 
 
 def _opened(half: Half) -> int | None:

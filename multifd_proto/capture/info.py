@@ -23,12 +23,14 @@ class Limits:
             been idle longest is dropped: what is held of it is delivered, but no `End`. A
             connection takes about 1.5 KiB.
         record: Bytes that a record or block of a capture file may claim.
+        fragments: Bytes of IP fragments that are kept until their datagrams are whole.
     """
 
     window: int = 4 * MIB
     total: int = 64 * MIB
     streams: int = 16384
     record: int = 16 * MIB
+    fragments: int = MIB
 
 
 class TlsFate(Enum):

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.link import Frame, link_layer
 from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
+
+if TYPE_CHECKING:
+    from multifd_proto.capture.columns.pcap import PcapRecords
+    from multifd_proto.capture.columns.records import Records
 
 MAGICS = {
     b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -22,33 +27,94 @@ _RECORD_HEADER = 16
 _LINK_TYPE = 0x03FFFFFF  # the bits above tell of a frame check sequence
 
 
-def frames(window: Window, _info: CaptureInfo, limits: Limits) -> Iterator[Frame]:
+class Pcap:
+    """A file whose first four bytes are among `MAGICS`."""
+
+    def __init__(self, window: Window, _info: CaptureInfo, limits: Limits) -> None:
+        """Read the file header.
+
+        Raises:
+            CaptureError: It is cut.
+        """
+        if not window.fill(_FILE_HEADER):
+            raise CaptureError(
+                f"{window.name}: pcap header is {window.left} bytes, {_FILE_HEADER} were demanded"
+            )
+        self._order, self._tick = MAGICS[bytes(window.view[:4])]
+        (link,) = struct.unpack_from(self._order + "I", window.view, 20)
+        self._network = link_layer(link & _LINK_TYPE)
+        self._header = struct.Struct(self._order + "IIII").unpack_from
+        self._window = window
+        self._limits = limits
+        self._columns: PcapRecords | None = None
+        window.start += _FILE_HEADER
+
+    def frames(self) -> Iterator[Frame]:
+        """Yield the frames that are left.
+
+        Raises:
+            CaptureError: A record claims more than `Limits.record` bytes.
+        """
+        window, header, network, tick = self._window, self._header, self._network, self._tick
+        while self.more():
+            view, place, end = window.view, window.start, window.end
+            while end - place >= _RECORD_HEADER:
+                seconds, ticks, captured, length = header(view, place)
+                start = place + _RECORD_HEADER
+                stop = start + captured
+                if stop > end:
+                    break
+                time = seconds * 1_000_000_000 + ticks * tick
+                yield (
+                    time, network, view, start, stop, start + length if length > captured else stop
+                )  # fmt: skip
+                place = stop
+            window.start = place
+
+    def one(self) -> Iterator[Frame]:
+        """Yield the next frame, if there is one; to be asked for as long as `more` says so."""
+        window = self._window
+        seconds, ticks, captured, length = self._header(window.view, window.start)
+        start = window.start + _RECORD_HEADER
+        window.start = start + captured
+        time = seconds * 1_000_000_000 + ticks * self._tick
+        yield (
+            time, self._network, window.view, start, window.start, start + max(length, captured)
+        )  # fmt: skip
+
+    def more(self) -> bool:
+        """Have the next record in memory whole; tell whether there is one.
+
+        Raises:
+            CaptureError: It claims more than `Limits.record` bytes.
+        """
+        window = self._window
+        if not window.demand(_RECORD_HEADER, "a record header"):
+            return False
+        size = _RECORD_HEADER + self._header(window.view, window.start)[2]
+        window.believe(size, self._limits.record, "a record")
+        return window.demand(size, "a record")
+
+    def records(self, most: int, first: int) -> Records | None:
+        """Return the next records as columns, at most `most`; None where `one` has to be asked.
+
+        Args:
+            most: bounds how many.
+            first: number of the next record in the input.
+        """
+        from multifd_proto.capture.columns.pcap import PcapRecords
+
+        if self._columns is None:
+            self._columns = PcapRecords(
+                self._window, self._order, self._tick, self._network, self._limits
+            )
+        return self._columns.records(most, first)
+
+
+def frames(window: Window, info: CaptureInfo, limits: Limits) -> Iterator[Frame]:
     """Yield the frames of a file whose first four bytes are among `MAGICS`.
 
     Raises:
         CaptureError: The file header is cut, or a record claims more than `limits.record` bytes.
     """
-    if not window.fill(_FILE_HEADER):
-        raise CaptureError(
-            f"{window.name}: pcap header is {window.left} bytes, {_FILE_HEADER} were demanded"
-        )
-    order, tick = MAGICS[bytes(window.view[:4])]
-    network = link_layer(struct.unpack_from(order + "I", window.view, 20)[0] & _LINK_TYPE)
-    header = struct.Struct(order + "IIII").unpack_from
-    window.start += _FILE_HEADER
-    while window.demand(_RECORD_HEADER, "a record header"):
-        size = _RECORD_HEADER + header(window.view, window.start)[2]
-        window.believe(size, limits.record, "a record")
-        if not window.demand(size, "a record"):
-            return
-        view, place, end = window.view, window.start, window.end
-        while end - place >= _RECORD_HEADER:
-            seconds, ticks, captured, length = header(view, place)
-            start = place + _RECORD_HEADER
-            stop = start + captured
-            if stop > end:
-                break
-            time = seconds * 1_000_000_000 + ticks * tick
-            yield time, network, view, start, stop, start + length if length > captured else stop
-            place = stop
-        window.start = place
+    return Pcap(window, info, limits).frames()

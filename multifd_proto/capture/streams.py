@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
-from multifd_proto.capture.connections import Connections
+from multifd_proto.capture.connections import Connections, Taker
 from multifd_proto.capture.events import Half, Opened, StreamEvent
-from multifd_proto.capture.files import Inputs, Progress
+from multifd_proto.capture.files import CaptureFile, Inputs, Progress
 from multifd_proto.capture.info import CaptureInfo, Limits
-from multifd_proto.capture.ip import segments
+from multifd_proto.capture.ip import Segment, segments
 from multifd_proto.capture.pieces import Held
 from multifd_proto.capture.tcp import Direction
 from multifd_proto.capture.window import Window
@@ -17,7 +18,22 @@ from multifd_proto.errors import CaptureError
 
 __all__ = ["CaptureInfo", "CaptureReader", "Limits"]
 
+if TYPE_CHECKING:
+    from multifd_proto.capture.columns.runs import Run
+    from multifd_proto.capture.columns.segments import Segments
+
+Taken: TypeAlias = "list[Run]"
+"""What a table of segments adds to the directions that are looked at."""
+
 _DEFAULT = Limits()
+_LEAST, _MOST = 256, 16384
+"""Records in a table."""
+_FIRST = 256
+"""Records before the first table."""
+_FEW = 32
+"""Segments that are taken one by one at once."""
+_PATIENCE = 32
+"""Tables at most, until columns are tried again."""
 
 
 class CaptureReader:
@@ -69,8 +85,8 @@ class CaptureReader:
         failure = None
         try:
             for form, content in Inputs(self._paths, self.info, self._progress):
-                if form.frames:
-                    frames = form.frames(content, self.info, self._limits)
+                if form.open:
+                    frames = form.open(content, self.info, self._limits).frames()
                     yield from self._connections.events(segments(frames, self.info))
                 else:
                     yield from self._raw_dump(content)
@@ -79,6 +95,77 @@ class CaptureReader:
         yield from self._connections.flush()
         if failure:
             raise failure
+
+    def columns(self, taker: Taker) -> Iterator[StreamEvent | Taken]:
+        """Yield the events, once; where `taker` takes columns, runs of bytes instead.
+
+        Raises:
+            CaptureError: As for iterating.
+        """
+        failure = None
+        try:
+            for form, content in Inputs(self._paths, self.info, self._progress):
+                if form.open:
+                    yield from self._walk(form.open(content, self.info, self._limits), taker)
+                else:
+                    yield from self._raw_dump(content)
+        except CaptureError as error:
+            failure = error
+        yield from self._connections.flush()
+        if failure:
+            raise failure
+
+    def _walk(self, file: CaptureFile, taker: Taker) -> Iterator[StreamEvent | Taken]:
+        """Read tables of records, as large as they can be taken as columns.
+
+        Where that fails again and again, as it does while segments are missing, it is tried
+        ever more seldom. The first records come one by one: what there is to say of them is said
+        before numpy is there.
+        """
+        for _ in range(_FIRST):
+            if not file.more():
+                return
+            yield from self._connections.events(segments(file.one(), self.info))
+        most, patience, waiting = _LEAST, 1, 0
+        while True:
+            records = file.records(most, self.info.records)
+            if records is None:
+                if not file.more():
+                    return
+                yield from self._connections.events(segments(file.one(), self.info))
+                continue
+            from multifd_proto.capture.columns.segments import segments_of
+
+            table = segments_of(records, self.info)
+            if waiting:
+                waiting -= 1
+                yield from self._connections.events(self._singly(table))
+            elif (yield from self._take(table, taker)):
+                most, patience = min(most * 4, _MOST), 1
+            else:
+                most, waiting, patience = _LEAST, patience // 2, min(patience * 2, _PATIENCE)
+
+    def _singly(self, table: Segments) -> Iterator[Segment]:
+        """Yield segments one by one; a connection that begins asks for the record's number."""
+        read = self.info.records
+        for row, segment in zip(table.row.tolist(), table.singly(), strict=True):
+            self.info.records = row + 1
+            yield segment
+        self.info.records = read
+
+    def _take(self, table: Segments, taker: Taker) -> Generator[StreamEvent | Taken, None, bool]:
+        """Take segments as columns, or halves of them, or one by one; tell whether all at once."""
+        if len(table) < _FEW:
+            yield from self._connections.events(self._singly(table))
+            return False
+        taken = self._connections.columns(table, taker)
+        if taken is not None:
+            yield taken
+            return True
+        half = len(table) // 2
+        yield from self._take(table.part(slice(half)), taker)
+        yield from self._take(table.part(slice(half, None)), taker)
+        return False
 
     def _raw_dump(self, content: Window) -> Iterator[StreamEvent]:
         number = self._connections.next_number()

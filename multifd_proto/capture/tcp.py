@@ -73,17 +73,23 @@ class Direction:
     def segment(
         self, time: int, seq: int, data: memoryview, missing: int, fin: bool
     ) -> Iterator[StreamEvent]:
-        """Take any segment: `missing` bytes behind `data` were cut off by the snap length."""
-        self.half.bytes += len(data)
+        """Take any segment.
+
+        Of `missing` bytes behind `data` see `Segment`: the snap length cut them off, or they were
+        there and not kept.
+        """
+        kept_out = max(-missing, 0)
+        self.half.bytes += len(data) + kept_out
         if self.ended:
             return
         offset = self._offset_of(seq)
         if not self._settled:
-            offset = self._begin_without_syn(offset, len(data), fin)
-        stop, end = offset + len(data), offset + len(data) + missing
+            offset = self._begin_without_syn(offset, len(data) + kept_out, fin)
+        stop, end = offset + len(data), offset + len(data) + abs(missing)
         yield from self._place(time, offset, stop, data)
         if missing:
-            yield from self._place(time, stop, end, Absent.SNAPPED)
+            absent = Absent.NOT_KEPT if kept_out else Absent.SNAPPED
+            yield from self._place(time, stop, end, absent)
         if fin and self._fin is None:
             self._fin = end
         if self._pieces:
@@ -92,6 +98,19 @@ class Direction:
             yield from self.end(time, reset=False, by_peer=False)
         plain = self._settled and not self._pieces and self._fin is None
         self.expected = (self._origin + self.position) % MODULUS if plain else NEVER
+
+    def pass_to(self, end: int, clock: int, *, reported: bool) -> None:
+        """Move on to an offset: the bytes before it are somebody else's, or unwanted.
+
+        Args:
+            end: the offset; only where `expected` is one of a next segment.
+            clock: time of the byte before it.
+            reported: somebody else has told of these bytes; otherwise they become `Skipped`.
+        """
+        self.expected = (self.expected + end - self.position) % MODULUS
+        self.position, self.clock = end, max(clock, self.clock)
+        if reported:
+            self.reported = end
 
     def flush(self) -> Iterator[StreamEvent]:
         """Give out all that is held: nothing that could fill the holes will come any more."""
@@ -149,6 +168,7 @@ class Direction:
         self._origin = (self._origin + lowest) % MODULUS
         self._pieces.shift(lowest)
         self._settled = True
+        self.half.origin = self._origin
 
     def _begin_without_syn(self, offset: int, size: int, fin: bool) -> int:
         """Settle the origin once enough is held; return `offset`, which moves with the origin."""
@@ -164,7 +184,7 @@ class Direction:
     def _place(self, time: int, offset: int, end: int, payload: Payload) -> Iterator[StreamEvent]:
         """Deliver or keep what is new of the bytes from `offset` to `end`."""
         parts = self._pieces.new_parts(max(offset, self.position), end)
-        if isinstance(payload, memoryview):
+        if payload is not Absent.SNAPPED:
             self.half.retransmitted += end - offset - sum(b - a for a, b in parts)
             if parts and self._pieces and parts[0][0] < self._pieces[-1][0]:
                 self.half.reordered += 1

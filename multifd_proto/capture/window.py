@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 
 from multifd_proto.errors import CaptureError
@@ -21,11 +22,21 @@ class Window:
         start: Place in `view`; the decoder moves it forwards.
         end: Length of `view`.
         truncated: Messages on where the input ended too early.
+        file: Descriptor of a regular file that is read as it is; None for any other input.
+        size: Bytes of that file.
     """
 
-    def __init__(self, name: str, read: Callable[[int], bytes], truncated: list[str]) -> None:
+    def __init__(
+        self,
+        name: str,
+        read: Callable[[int], bytes],
+        truncated: list[str],
+        file: int | None = None,
+    ) -> None:
         self.name = name
         self.truncated = truncated
+        self.file = file
+        self.size = 0 if file is None else os.fstat(file).st_size
         self._read = read
         self._base = 0
         self._show(b"")
@@ -61,6 +72,17 @@ class Window:
         self._base += self.start
         self._show(b"".join(filter(None, parts)))
         return left >= count
+
+    def move(self, place: int) -> None:
+        """Go to a place in the input, which is in memory or in a `file`."""
+        start = self.start + place - self.offset
+        if 0 <= start <= self.end:
+            self.start = start
+            return
+        assert self.file is not None, "what is not in memory is nowhere else"
+        os.lseek(self.file, place, os.SEEK_SET)
+        self._base = place
+        self._show(b"")
 
     def demand(self, count: int, what: str) -> bool:
         """Do as `fill`, and note an input that ends in the middle of `what`."""

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import IO, Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,16 +13,18 @@ from multifd_proto.capture.follow import Follower
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,
+    keylog_option,
     parameter_options,
     parameters,
     reading,
     warn,
 )
-from multifd_proto.errors import MultiFDError
-from multifd_proto.views.messages import describe
-from multifd_proto.views.rows import COLUMNS, Row, row
+from multifd_proto.views.export import Csv, Json, Text, Writer, parquet
+from multifd_proto.views.rows import row
 
-Writer = Callable[[Row], None]
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
+    from multifd_proto.views.packet_lines import Columns
 
 
 @click.command()
@@ -39,6 +39,7 @@ Writer = Callable[[Row], None]
 )
 @click.option("--offsets", is_flag=True, help="List the offsets of pages (JSON: page_offsets).")
 @click.option("-o", "--output", type=click.Path(), help="Write to this file. [standard output]")
+@keylog_option
 @parameter_options
 def command(
     files: tuple[str, ...],
@@ -61,82 +62,40 @@ def command(
     """
     format_ = "json" if as_json else format_
     follower = Follower(parameters(options))
-    with reading(files) as reader, _writer(format_, offsets, output) as write:
-        for connection, event in follower.follow(reader):
-            values = row(connection.half.stream, connection.channel, event, offsets=offsets)
-            if values:
-                write(values)
+    with reading(files, options["keylog"]) as reader, _writer(format_, offsets, output) as write:
+        for piece in follower.pieces(reader):
+            if isinstance(piece, tuple):
+                connection, event = piece
+                values = row(connection.half.stream, connection.channel, event, offsets=offsets)
+                if values:
+                    write.row(values)
+            else:
+                write.packets(_columns(follower, piece, offsets))
     warn(reader, follower)
     if not follower.sessions:
         raise SystemExit(NOTHING_DONE)
 
 
+def _columns(follower: Follower, batch: PacketBatch, offsets: bool) -> Columns:
+    from multifd_proto.views.packet_lines import Columns
+
+    channels = {s: follower.connections[s].channel for s in set(batch.stream.tolist())}
+    return Columns(batch, channels, offsets=offsets)
+
+
 @contextmanager
 def _writer(format_: str, offsets: bool, output: str | None) -> Iterator[Writer]:
     if format_ == "parquet":
-        with _parquet(output, offsets) as write:
-            yield write
+        if output is None and sys.stdout.isatty():
+            raise click.UsageError("--format parquet needs -o FILE")
+        with parquet(output or sys.stdout.buffer, offsets=offsets) as writer:
+            yield writer
         return
     with click.open_file(output or "-", "w") as file:
         match format_:
             case "json":
-                yield lambda values: _write_json(file, values)
+                yield Json(file)
             case "csv":
-                yield _csv(file, offsets)
+                yield Csv(file, offsets=offsets)
             case _:
-                yield lambda values: print(describe(values), file=file)
-
-
-def _write_json(file: IO[str], values: Row) -> None:
-    """Write a row with its time in seconds, all nine digits of it."""
-    seconds, nanoseconds = divmod(values.pop("time"), 10**9)
-    rest = json.dumps(values, separators=(", ", ": "))
-    file.write(f'{rest[:-1]}, "time": {seconds}.{nanoseconds:09d}}}\n')
-
-
-def _csv(file: IO[str], offsets: bool) -> Writer:
-    columns = [*COLUMNS, "page_offsets"] if offsets else list(COLUMNS)
-    table = csv.DictWriter(file, columns, extrasaction="ignore", lineterminator="\n")
-    table.writeheader()
-
-    def write(values: Row) -> None:
-        seconds, nanoseconds = divmod(values["time"], 10**9)
-        values["time"] = f"{seconds}.{nanoseconds:09d}"
-        if values.get("page_offsets") is not None:
-            values["page_offsets"] = " ".join(map(str, values["page_offsets"]))
-        table.writerow(values)
-
-    return write
-
-
-@contextmanager
-def _parquet(output: str | None, offsets: bool) -> Iterator[Writer]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        message = "--format parquet needs pyarrow: pip install 'multifd-proto[parquet]'"
-        raise MultiFDError(message) from None
-    if output is None and sys.stdout.isatty():
-        raise click.UsageError("--format parquet needs -o FILE")
-    types = {
-        name: getattr(pyarrow, kind.replace("bool", "bool_"))() for name, kind in COLUMNS.items()
-    }
-    types["time"] = pyarrow.timestamp("ns", tz="UTC")
-    if offsets:
-        types["page_offsets"] = pyarrow.list_(pyarrow.uint64())
-    schema = pyarrow.schema(list(types.items()))
-    batch: list[Row] = []
-    with pyarrow.parquet.ParquetWriter(output or sys.stdout.buffer, schema) as file:
-
-        def flush() -> None:
-            file.write_table(pyarrow.Table.from_pylist(batch, schema=schema))
-            batch.clear()
-
-        def write(values: Row) -> None:
-            batch.append(values)
-            if len(batch) >= 10_000:
-                flush()
-
-        yield write
-        flush()
+                yield Text(file)

@@ -1,0 +1,131 @@
+"""Reassembly in columns: the segments of one direction that are simply the next bytes of it."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from multifd_proto.capture.columns.records import Bytes, Integers
+from multifd_proto.capture.columns.segments import Segments
+from multifd_proto.capture.events import Half
+
+PHASES = 16
+"""Bits of a place in the capture below the record's number: they order what one record brings."""
+_BEHIND = 1 << 30  # what seems to be older than that, `Direction` takes for newer
+
+
+@dataclass(eq=False)
+class Run:
+    """The next bytes of a half, without a gap: where they are in the input, piece by piece."""
+
+    half: Half
+    content: Bytes
+    start: Integers
+    """Offset of each piece in the stream."""
+    end: Integers
+    place: Integers
+    """Where it is in the input."""
+    time: Integers
+    """When it was delivered, in nanoseconds since the epoch; never decreases."""
+    row: Integers
+    """Number of the record with which it was delivered; never decreases."""
+    passed: int = 0
+    """Bytes before it that were there and not wanted."""
+    clock: int = 0
+    """Time of the last of these."""
+    retransmitted: int = 0
+    """Bytes that the segments repeat."""
+    reordered: int = 0
+    """Segments with new bytes that came after bytes which follow them."""
+
+    @property
+    def stop(self) -> int:
+        """Offset behind its last byte."""
+        return int(self.end[-1])
+
+    @property
+    def begin(self) -> int:
+        """Offset of its first byte."""
+        return int(self.start[0])
+
+    def place_of(self, piece: int, phase: int) -> int:
+        """Return where in the order of the capture a piece is."""
+        return int(self.row[piece]) << PHASES | phase
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        return list(self.end.tolist())
+
+    @cached_property
+    def _shift(self) -> list[int]:
+        return list((self.place - self.start).tolist())
+
+    def piece(self, offset: int) -> int:
+        """Return the number of the piece that holds a byte of the stream."""
+        return bisect_right(self._ends, offset)
+
+    def read(self, offset: int, size: int) -> bytes | memoryview:
+        """Return bytes of the stream that the run holds."""
+        index = self.piece(offset)
+        if offset + size <= self._ends[index]:
+            return self.content.view(offset + self._shift[index], size)
+        parts = []
+        while size:
+            part = min(size, self._ends[index] - offset)
+            parts.append(self.content.view(offset + self._shift[index], part))
+            offset, size, index = offset + part, size - part, index + 1
+        return b"".join(parts)
+
+
+def next_run(
+    segments: Segments, half: Half, expected: int, position: int, clock: int
+) -> Run | None:
+    """Return what segments of a half add to it, if it is simply what comes next.
+
+    That is: all of it follows the bytes before it without a hole, in any order, and nothing of it
+    overlaps unless it is a mere repetition. Everything else is left to `Direction`.
+
+    Args:
+        segments: of one direction, none of them cut or with a flag that opens or closes.
+        half: the direction.
+        expected: sequence number of its next byte.
+        position: offset of its next byte.
+        clock: time of the byte before.
+    """
+    # step by step, as all of it together may be more than sequence numbers can tell
+    steps = np.diff(segments.seq, prepend=np.uint32(expected)).view(np.int32)
+    start = position + np.cumsum(steps, dtype=np.int64)
+    end = start + segments.size
+    time = segments.time
+    if np.array_equal(start, np.append(position, end[:-1])):
+        time = np.maximum(np.maximum.accumulate(time), clock)
+        return Run(half, segments.content, start, end, segments.place, time, segments.row)
+    if (np.diff(time, prepend=clock) < 0).any() or int(start.min()) < position - _BEHIND:
+        return None
+    return _sorted_run(segments, half, start, end, position)
+
+
+def _sorted_run(
+    segments: Segments, half: Half, start: Integers, end: Integers, position: int
+) -> Run | None:
+    """Do as `next_run`, for segments that are out of order or repeated."""
+    plain = segments.size > 0
+    order = np.flatnonzero(plain)
+    order = order[np.argsort(start[order], kind="stable")]
+    start, end = start[order], end[order]
+    before = np.append(position, np.maximum(np.maximum.accumulate(end), position)[:-1])
+    new = end > before
+    if not new.any() or not np.array_equal(start[new], before[new]):
+        return None
+    taken = order[new]
+    overtaken = np.minimum.accumulate(taken[::-1])[::-1] < taken
+    time = np.maximum.accumulate(segments.time[taken])
+    row = np.maximum.accumulate(segments.row[taken])
+    place = segments.place[taken]
+    return Run(
+        half, segments.content, start[new], end[new], place, time, row,
+        retransmitted=int((end - start)[~new].sum()), reordered=int(overtaken.sum()),
+    )  # fmt: skip

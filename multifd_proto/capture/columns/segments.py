@@ -1,0 +1,268 @@
+"""TCP segments as columns, out of records."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multifd_proto.capture.columns.records import HEAD, Bytes, Integers, Records
+from multifd_proto.capture.info import CaptureInfo
+from multifd_proto.capture.ip import Segment, decode
+from multifd_proto.capture.link import Network, NotKept, Undecodable, link_type
+
+_COOKED_2 = 276
+_IP = (0x0800, 0x86DD)
+_ETHERTYPE = {1: 12, 113: 14}  # Ethernet and Linux cooked: place of the first one
+_IP_START = {_COOKED_2: 20, 0: 4, 108: 4, **dict.fromkeys((12, 14, 101, 228, 229), 0)}
+_VLANS = (0x8100, 0x88A8, 0x9100)
+_TCP = 6
+_FRAGMENTED = 0x3FFF
+_SECRET = np.array([secrets.randbits(64) | 1 for _ in range(9)], np.uint64)
+"""Multipliers of the hash of addresses and ports: nobody can make two flows alike."""
+
+
+@dataclass(eq=False)
+class Segments:
+    """Segments as columns, in the order of the capture."""
+
+    content: Bytes
+    row: Integers
+    """Number of the record in the input."""
+    time: Integers
+    flow: NDArray[np.uint64]
+    """Which direction of which connection: equal for equal addresses and ports."""
+    seq: NDArray[np.uint32]
+    flags: NDArray[np.uint8]
+    place: Integers
+    """Where the captured payload starts in the input."""
+    size: Integers
+    """Bytes of it."""
+    missing: Integers
+    """Bytes of payload behind it that were not captured."""
+    keys: dict[int, bytes]
+    """Addresses and ports of each `flow`, as `Segment` has them."""
+
+    def __len__(self) -> int:
+        return len(self.row)
+
+    def part(self, which: slice | NDArray[np.intp]) -> Segments:
+        """Return some of them."""
+        return replace(self, **{name: getattr(self, name)[which] for name in _COLUMNS})
+
+    def by_flow(self) -> Iterator[tuple[bytes, Segments]]:
+        """Yield the segments of each direction, with its addresses and ports."""
+        for flow, key in self.keys.items():
+            which = np.flatnonzero(self.flow == np.uint64(flow))
+            if len(which):
+                yield key, self.part(which)
+
+    def singly(self) -> Iterator[Segment]:
+        """Yield them one by one."""
+        columns = (getattr(self, name).tolist() for name in _COLUMNS[1:])
+        for time, flow, seq, flags, place, size, missing in zip(*columns, strict=True):
+            view = self.content.view(place, size)
+            yield time, self.keys[flow], seq, flags, view, 0, size, missing
+
+
+_COLUMNS = ("row", "time", "flow", "seq", "flags", "place", "size", "missing")
+
+
+def segments_of(records: Records, info: CaptureInfo) -> Segments:
+    """Return the TCP segments of records; count the records, and those that hold none.
+
+    Records of the same shape (link layer, VLAN tags, version of IP without options) are decoded
+    together, all others one by one as `multifd_proto.capture.ip` does.
+    """
+    out = _Columns(len(records))
+    keys: dict[int, bytes] = {}
+    filled = np.maximum(records.length, records.captured) > 0
+    shape = np.where(filled, _shapes(records), -1)
+    for kind in _distinct(shape):
+        if kind >= 0:
+            which = np.flatnonzero(shape == kind) if (shape != kind).any() else slice(None)
+            _decode_alike(records, which, int(kind) >> 1, int(kind) & 1, out, keys)
+    info.records += len(records)
+    for index in np.flatnonzero(~filled).tolist():
+        out.skip(index)
+        info.skipped["empty"] += 1
+    for index in np.flatnonzero(~out.done).tolist():
+        _decode_singly(records, index, out, keys, info)
+    if filled.any():
+        first, last = int(records.time[filled].min()), int(records.time[filled].max())
+        info.first = first if info.first is None else min(info.first, first)
+        info.last = last if info.last is None else max(info.last, last)
+    return out.segments(records, keys)
+
+
+class _Columns:
+    """The columns of segments while they are filled, an item a record."""
+
+    def __init__(self, count: int) -> None:
+        self.done = np.zeros(count, bool)
+        self.segment = np.ones(count, bool)
+        self.flow = np.zeros(count, np.uint64)
+        self.seq = np.zeros(count, np.uint32)
+        self.flags = np.zeros(count, np.uint8)
+        self.place = np.zeros(count, np.int64)
+        self.size = np.zeros(count, np.int64)
+        self.missing = np.zeros(count, np.int64)
+
+    def skip(self, index: int) -> None:
+        """A record holds no segment."""
+        self.done[index], self.segment[index] = True, False
+
+    def segments(self, records: Records, keys: dict[int, bytes]) -> Segments:
+        """Return those that are segments."""
+        which = slice(None) if self.segment.all() else np.flatnonzero(self.segment)
+        row = np.arange(records.first, records.first + len(records))
+        return Segments(
+            content=records.content,
+            row=row[which],
+            time=records.time[which],
+            flow=self.flow[which],
+            seq=self.seq[which],
+            flags=self.flags[which],
+            place=self.place[which],
+            size=self.size[which],
+            missing=self.missing[which],
+            keys=keys,
+        )
+
+
+def _shapes(records: Records) -> Integers:
+    """Return where the IP header of each record starts, times two, plus one for IPv6."""
+    head = records.head
+    start = np.full(len(records), -1, np.int64)
+    for number in _distinct(records.interface):
+        same = records.interface == number
+        link = _plain_link(records.networks[number])
+        if link in _ETHERTYPE:
+            start[same] = _behind_vlans(head[same], _ETHERTYPE[link])
+        elif link in _IP_START:
+            start[same] = _IP_START[link]
+        if link == _COOKED_2:  # the protocol comes first there
+            start[same & ~np.isin(_u16(head, 0), _IP)] = -1
+    version = head[np.arange(len(head)), np.maximum(start, 0)] >> 4
+    known = (start >= 0) & ((version == 4) | (version == 6))
+    return np.where(known, start * 2 + (version == 6), -1)
+
+
+def _plain_link(network: Network) -> int | None:
+    """Return the link type of frames that are what they were on the wire."""
+    try:
+        return None if isinstance(network, NotKept) else link_type(network)
+    except Undecodable:
+        return None
+
+
+def _behind_vlans(head: NDArray[np.uint8], place: int) -> Integers:
+    """Return the place behind an ethertype of IP and up to two tags before it, or -1."""
+    start = np.full(len(head), -1, np.int64)
+    tagged = np.ones(len(head), bool)
+    for _ in range(3):
+        ethertype = _u16(head, place)
+        start[tagged & np.isin(ethertype, _IP)] = place + 2
+        tagged &= np.isin(ethertype, _VLANS)
+        if not tagged.any():
+            break
+        place += 4
+    return start
+
+
+def _decode_alike(
+    records: Records,
+    which: NDArray[np.intp] | slice,
+    ip: int,
+    six: int,
+    out: _Columns,
+    keys: dict[int, bytes],
+) -> None:
+    """Decode records whose IP header starts at `ip`; leave those that are not plain TCP."""
+    head = records.head[which]
+    start, captured = records.place[which], records.captured[which]
+    length = np.maximum(records.length[which], captured)
+    tcp = ip + (40 if six else 20)
+    if six:
+        size = _u16(head, ip + 4)
+        plain = (head[:, ip + 6] == _TCP) & (size > 0)
+        end = start + tcp + size
+        key = head[:, ip + 8 : tcp + 4]
+    else:
+        total = _u16(head, ip + 2)
+        plain = (head[:, ip] == 0x45) & (head[:, ip + 9] == _TCP)
+        plain &= _u16(head, ip + 6) & _FRAGMENTED == 0
+        end = start + np.where(total > 0, total + ip, length)
+        key = head[:, ip + 12 : tcp + 4]
+    offset = head[:, tcp + 12]
+    body = start + tcp + (offset >> 4).astype(np.int64) * 4
+    plain &= (captured >= tcp + 20) & (offset >= 0x50) & (body <= end)
+    stop = np.minimum(start + captured, end)
+    place = np.minimum(body, stop)
+    flow = _flows(key, plain, keys)
+    columns = (flow, _u32(head, tcp + 4), head[:, tcp + 13], place, stop - place)
+    names = ("flow", "seq", "flags", "place", "size")
+    missing = end - np.maximum(body, stop)
+    for name, column in zip((*names, "missing"), (*columns, missing), strict=True):
+        getattr(out, name)[which] = column
+    out.done[which] = plain
+
+
+def _flows(
+    key: NDArray[np.uint8], plain: NDArray[np.bool_], keys: dict[int, bytes]
+) -> NDArray[np.uint64]:
+    """Return a hash of each key, and remember the keys."""
+    words = np.ascontiguousarray(key).view(np.uint32).astype(np.uint64)
+    flow = np.asarray((words * _SECRET[: words.shape[1]]).sum(axis=1), np.uint64)
+    unseen = plain.copy()
+    for known in keys:
+        unseen &= flow != known
+    while unseen.any():
+        index = int(unseen.argmax())
+        keys[int(flow[index])] = key[index].tobytes()
+        unseen &= flow != flow[index]
+    return flow
+
+
+def _decode_singly(
+    records: Records, index: int, out: _Columns, keys: dict[int, bytes], info: CaptureInfo
+) -> None:
+    place, captured = int(records.place[index]), int(records.captured[index])
+    view = records.content.view(place, captured)
+    length = max(captured, int(records.length[index]))
+    network = records.networks[int(records.interface[index])]
+    try:
+        _, key, seq, flags, _, start, stop, missing = decode(
+            (0, network, view, 0, captured, length)
+        )
+    except Undecodable as reason:
+        out.skip(index)
+        info.skipped[str(reason)] += 1
+        return
+    padded = np.frombuffer(key, np.uint8).reshape(1, -1)
+    out.flow[index] = _flows(padded, np.ones(1, bool), keys)[0]
+    out.seq[index], out.flags[index] = seq, flags
+    out.place[index], out.size[index] = place + start, stop - start
+    out.missing[index] = missing
+
+
+def _u16(head: NDArray[np.uint8], place: int) -> Integers:
+    return head[:, place].astype(np.int64) << 8 | head[:, place + 1]
+
+
+def _u32(head: NDArray[np.uint8], place: int) -> NDArray[np.uint32]:
+    four = np.ascontiguousarray(head[:, place : place + 4])
+    return four.view(">u4")[:, 0].astype(np.uint32)
+
+
+def _distinct(values: Integers) -> list[int]:
+    """Return the distinct ones of values that nearly always are all the same."""
+    if len(values) and (values == values[0]).all():
+        return [int(values[0])]
+    return [int(value) for value in np.unique(values)]
+
+
+assert max((*_IP_START.values(), 14 + 8 + 2)) + 60 <= HEAD

@@ -1,0 +1,169 @@
+"""Walking over the records of a capture file: hopping from header to header, or through memory.
+
+Large records are hopped over: their headers alone are read, a call each. Small ones are read in
+stretches. A file that is not in the page cache is read as well: hopping would have the disk look
+for each header, reading lets it read ahead.
+"""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from multifd_proto.capture.columns.lockstep import Chain, walk
+from multifd_proto.capture.columns.records import HEAD, Bytes, Integers
+from multifd_proto.capture.window import Window
+
+_STRETCH = 16 << 20
+"""Bytes that are read at once."""
+_MUCH = 2 << 20
+"""Bytes of small records that are walked over in lockstep."""
+_LARGE = 8192
+"""Mean bytes of a record from which on hopping beats reading."""
+_FEW = 64
+"""Records after which the mean is known."""
+_FAR = 256 << 20
+"""Bytes of a file that are hopped over before it is asked again whether they are in memory."""
+_STEP = 8 << 20
+"""Bytes from one such question to the next."""
+
+Rows = NDArray[np.uint8]
+
+
+@dataclass(eq=False)
+class Walked:
+    """Some consecutive records, as they are in the file."""
+
+    content: Bytes
+    place: Integers
+    """Where each record begins in the input."""
+    rows: Rows
+    """Its first bytes."""
+    ends: Rows
+    """The bytes right behind it, as many as `Walker.tail` says, counted from where it ends."""
+
+
+class Walker(Protocol):
+    """Knows how the records of a format follow one another."""
+
+    header: int
+    """Bytes of a record before its frame."""
+    tail: int
+    """Bytes at the end of a record that repeat its size."""
+    chain: Chain
+
+    def size(self, row: bytes) -> int:
+        """Return the bytes of the record with these first bytes; 0 if it is not simple."""
+
+    def places(self, held: memoryview, most: int) -> tuple[list[int], int]:
+        """Return where up to so many whole, simple records in memory are, and where they end."""
+
+
+class Walk:
+    """A walk over the records of one file, from where its window stands."""
+
+    def __init__(self, window: Window, walker: Walker) -> None:
+        """Begin at the window; it is moved on behind the records that were walked over."""
+        self._window = window
+        self._walker = walker
+        self._width = walker.header + HEAD
+        self._count = self._bytes = 0
+        self._buffer = bytearray()
+
+    def next(self, most: int) -> Walked:
+        """Return the next records: at most `most`, none where the next is not simple or whole."""
+        start, file = self._window.offset, self._window.file
+        if file is None:
+            self._window.fill(self._walker.header)
+            held = self._window.view[self._window.start :]
+            walked, end = self._step(Bytes(held, start, None), most)
+        elif self._hops(file, start):
+            walked, end = self._hop(file, start, most)
+        else:
+            walked, end = self._step(Bytes(self._read(file, start, most), start, file), most)
+        self._count += len(walked.place)
+        self._bytes += end - start
+        self._window.move(end)
+        return walked
+
+    def move_back(self, place: int) -> None:
+        """Take back the records from this place on."""
+        self._window.move(place)
+
+    def _hops(self, file: int, start: int) -> bool:
+        large = self._count >= _FEW and self._bytes >= self._count * _LARGE
+        return large and _in_memory(file, start, min(start + _FAR, self._window.size))
+
+    def _hop(self, file: int, start: int, most: int) -> tuple[Walked, int]:
+        """Read the first bytes of each record, and with them the last ones of the record before."""
+        pread, size_of, tail = os.pread, self._walker.size, self._walker.tail
+        width, whole = self._width + tail, self._window.size
+        place, last = start, min(start + _FAR, whole - width)
+        rows: list[bytes] = []
+        places: list[int] = []
+        while tail <= place <= last and len(rows) < most:
+            row = pread(file, width, place - tail)
+            size = size_of(row[tail:] if tail else row)
+            if not size or place + size > whole:
+                break
+            rows.append(row)
+            places.append(place)
+            place += size
+        joined = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, width)
+        behind = np.frombuffer(pread(file, tail, max(place - tail, 0)), np.uint8)
+        ends = np.concatenate([joined[1:, :tail], behind.reshape(1, tail)])[: len(rows)]
+        content = Bytes(memoryview(b""), start, file)
+        where = np.array(places, np.int64)
+        return Walked(content, where, joined[:, tail:], ends), place
+
+    def _read(self, file: int, start: int, most: int) -> memoryview:
+        """Read the next stretch into the buffer, which is used again and again."""
+        want = min(_STRETCH, max(most, _FEW) * 65536)
+        if len(self._buffer) < want:
+            self._buffer = bytearray(want)
+        count = os.preadv(file, [memoryview(self._buffer)[:want]], start)
+        return memoryview(self._buffer)[:count]
+
+    def _step(self, content: Bytes, most: int) -> tuple[Walked, int]:
+        """Walk over records in memory."""
+        held, tail = content.held, self._walker.tail
+        walked = walk(held, self._walker.chain) if len(held) >= _MUCH else None
+        if walked is None:
+            listed, end = self._walker.places(held, most)
+            place = np.array(listed, np.int64)
+        else:
+            place, end = walked
+            if len(place) > most:
+                place, end = place[:most], int(place[most])
+        rows = _gather(held, place, self._width)
+        ends = _gather(held, np.append(place[1:], end)[: len(place)] - tail, tail)
+        return Walked(content, place + content.base, rows, ends), end + content.base
+
+
+def _gather(held: memoryview, places: Integers, width: int) -> Rows:
+    """Return the bytes at some places; what is behind the end is zeros."""
+    if not len(places) or not width:
+        return np.zeros((len(places), width), np.uint8)
+    if int(places[-1]) + width > len(held):
+        held = memoryview(bytes(held) + bytes(width))
+    every: NDArray[np.void] = np.ndarray(
+        (len(held) - width + 1,), np.dtype((np.void, width)), held, 0, (1,)
+    )
+    return every[places].view(np.uint8).reshape(-1, width)
+
+
+def _in_memory(file: int, start: int, stop: int) -> bool:
+    """Tell whether a stretch of a file is in the page cache, as far as samples tell."""
+    byte = bytearray(1)
+    with suppress(OSError):  # not every file system can tell
+        for place in range(start, stop, _STEP):
+            try:
+                os.preadv(file, [byte], place, os.RWF_NOWAIT)
+            except BlockingIOError:
+                return False
+    return True

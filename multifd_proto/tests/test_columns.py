@@ -1,0 +1,117 @@
+"""The two ways through a capture say the same: in columns, and one thing at a time."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from multifd_proto.capture import streams
+from multifd_proto.capture.columns import walk
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.machine.batch import PacketBatch
+from multifd_proto.machine.events import PacketReceived
+from multifd_proto.views.report import as_data
+from multifd_proto.views.rows import row
+
+CAPTURES = sorted((Path(__file__).parents[2] / "spec/captures").glob("*.pcap.zst"))
+
+
+class Said:
+    """All that a capture says, comparable."""
+
+    def __init__(self, paths, *, columns: bool, decode: bool = False):
+        self.reader = CaptureReader(paths)
+        follower = Follower(decode=decode)
+        self.batched = 0
+        self.events = defaultdict(list)
+        self.rows = []
+        stream = self.reader if columns else iter(self.reader)
+        for piece in follower.pieces(stream):
+            if isinstance(piece, PacketBatch):
+                self.batched += len(piece)
+                pairs = [
+                    (follower.connections[int(piece.stream[index])], event)
+                    for index in range(len(piece))
+                    for event in piece.events(index)
+                ]
+            else:
+                pairs = [piece]
+            for connection, event in pairs:
+                number = connection.half.stream
+                self.events[number].append(event)
+                values = row(number, connection.channel, event, offsets=True)
+                if values:
+                    self.rows.append(values)
+        self.reports = [
+            as_data(session.checker.conclude(), session.checker.migration)
+            for session in follower.sessions
+        ]
+        self.connections = follower.connections
+        self.halves = [
+            [
+                (
+                    half.record, half.bytes, half.segments,
+                    half.retransmitted, half.reordered, half.missing,
+                )
+                for half in (connection.half, connection.reverse)
+            ]
+            for connection in follower.connections.values()
+        ]
+
+    def value(self):
+        info = self.reader.info
+        return {
+            "rows": self.rows,
+            "reports": self.reports,
+            "halves": self.halves,
+            "info": (info.records, info.skipped, info.first, info.last, info.truncated),
+            "events": dict(self.events),
+        }
+
+
+def assert_same(paths, **options):
+    singly, columns = (Said(paths, columns=c, **options) for c in (False, True))
+    one, other = singly.value(), columns.value()
+    for part in one:
+        assert other[part] == one[part], part
+    return columns
+
+
+@pytest.fixture
+def small_tables(monkeypatch):
+    monkeypatch.setattr(streams, "_FIRST", 0)
+    monkeypatch.setattr(streams, "_LEAST", 16)
+    monkeypatch.setattr(streams, "_FEW", 2)
+    monkeypatch.setattr(streams, "_PATIENCE", 1)
+
+
+@pytest.fixture(params=["hopping", "reading"])
+def way(request, monkeypatch):
+    if request.param == "hopping":
+        monkeypatch.setattr(walk, "_FEW", 0)
+        monkeypatch.setattr(walk, "_LARGE", 0)
+
+
+def unpacked(path: Path, tmp_path: Path) -> Path:
+    out = tmp_path / path.stem
+    with path.open("rb") as file, out.open("wb") as plain:
+        zstandard.ZstdDecompressor().copy_stream(file, plain)
+    return out
+
+
+@pytest.mark.parametrize("decode", [False, True], ids=["decode", "check"])
+@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.name)
+def test_captures_of_real_migrations(path, decode, tmp_path, small_tables, way):
+    said = assert_same([unpacked(path, tmp_path)], decode=decode)
+    heads = sum(isinstance(e, PacketReceived) for events in said.events.values() for e in events)
+    if not decode:
+        assert said.batched > heads // 4
+
+
+@pytest.mark.parametrize("path", CAPTURES[:3], ids=lambda path: path.name)
+def test_compressed_captures(path, small_tables):
+    assert assert_same([path]).batched
