@@ -39,7 +39,8 @@ Exit codes:
   1  a MUST is violated (`check`), a case fails unexpectedly (`conformance`, `replay`), something
      was found (`fuzz`), peers do not agree (`diff`), a table or a source is stale (`render`)
   2  wrong usage, or input that cannot be read
-  3  the migration did not complete (`receive`, `send`, `proxy`), a peer could not be used
+  3  the migration did not complete (`receive`, `send`, `proxy`,
+     `watch`), a peer could not be used
   4  there was nothing to do it on: no migration in the input, nothing judged"""
 
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import settings
 
 from multifd_proto.peers.debian import find_qemu
+from multifd_proto.tests.browser import browser  # noqa: F401  # a fixture
 
 settings.register_profile("ci", derandomize=True, deadline=None, database=None)
 settings.register_profile("default", deadline=None)
