@@ -26,6 +26,8 @@ local METHOD_MASK = 62
 local FLAG_DEVICE_STATE = 64
 local PAGE_SIZES = { 1024, 2048, 4096, 8192, 16384, 32768, 65536 }
 local PAGE_COUNTS = { 8, 16, 32, 64, 128, 256, 512 }
+local PDU_END = 0
+local PDU_TCP_INFO = 34
 local STREAM_MAGIC = "QEVM"
 local STREAM_VERSION = 3
 local MAX_CONFIGURATION = 1024
@@ -150,6 +152,7 @@ multifd.prefs.statistics = Pref.bool(
   "Print statistics", false, "tshark prints channels and rounds at the end")
 
 local FIELDS = {
+  stream = ProtoField.uint32("multifd.stream", "Stream", base.DEC, nil, 0, "number of its connection"),
   channel = ProtoField.uint8("multifd.channel", "Channel", base.DEC, nil, 0, "id of its init"),
   round = ProtoField.uint32("multifd.round", "Round", base.DEC, nil, 0, "SYNC packets before it"),
   pages = ProtoField.uint32("multifd.pages", "Pages", base.DEC, nil, 0, "normal and zero pages"),
@@ -217,6 +220,7 @@ for id, requirement in pairs(REQUIREMENTS) do
 end
 multifd.experts = experts
 
+local exported_pdu = Field.new("exported_pdu")
 local tcp = {
   stream = Field.new("tcp.stream"),
   seq = Field.new("tcp.seq"),
@@ -225,17 +229,21 @@ local tcp = {
   completeness = Field.new("tcp.completeness"),
 }
 
--- Return a field of the innermost TCP header.
-local function tcp_value(name)
-  local all = { tcp[name]() }
-  return #all > 0 and all[#all].value or nil
+local function value_of_last(...)
+  local count = select("#", ...)
+  return count > 0 and select(count, ...).value or nil
 end
+
+-- Return a field of the innermost TCP header.
+local function tcp_value(name) return value_of_last(tcp[name]()) end
 
 ---- small change ----------------------------------------------------------------------------------
 
 local NUL8 = string.rep("\0", 8)
 local PACKET, INIT, DEVICE = LAYOUTS.packet, LAYOUTS.init, LAYOUTS.device_state
 local HOP = PACKET.next_packet_size.offset + 4 -- leading bytes that tell where the next packet is
+
+local TCP_FIN, TCP_SYN, TCP_RESET = 1, 2, 4
 
 local function has(flags, bit) return math.floor(flags / bit) % 2 == 1 end
 
@@ -254,6 +262,15 @@ local function number(raw)
   for place = 1, #raw do value = value * 256 + raw:byte(place) end
   return value
 end
+
+-- Return the number, rounded above 2^53, at a place of a list of u64; and its lower half.
+local function offset_at(raw, place)
+  local a, b, c, d, e, f, g, h = raw:byte(8 * place - 7, 8 * place)
+  local low = ((e * 256 + f) * 256 + g) * 256 + h
+  return (((a * 256 + b) * 256 + c) * 256 + d) * 4294967296.0 + low, low
+end
+
+local function raw_offset(e, place) return e.raw_offsets:sub(8 * place - 7, 8 * place) end
 
 -- Return bytes as a hexadecimal number; eight bytes do not always fit a number of Lua's.
 local function hex(raw)
@@ -286,9 +303,14 @@ local function head_size(count) return PACKET.size + 8 * count end
 
 ---- state: connections and migrations -------------------------------------------------------------
 
-local state = { streams = {}, numbers = {}, migrations = {} }
+local function new_state()
+  local exported = { frames = {}, conversations = {}, count = 0 }
+  return { streams = {}, numbers = {}, migrations = {}, exported = exported }
+end
 
-function multifd.init() state = { streams = {}, numbers = {}, migrations = {} } end
+local state = new_state()
+
+function multifd.init() state = new_state() end
 
 -- Return the dialects that the preference allows, oldest first.
 local function preferred()
@@ -323,9 +345,9 @@ local function direction_of(pinfo)
 end
 
 -- Return a new connection. `start`: its first byte is there. Positions count from any place.
-local function open(pinfo, kind, start)
+local function open(pinfo, segment, kind, start)
   local c = {
-    kind = kind, stream = tcp_value("stream"), direction = direction_of(pinfo),
+    kind = kind, stream = segment.stream, direction = direction_of(pinfo),
     migration = migration_of(pinfo, kind == "main"),
     state = start and "init" or "lost", whole = start, searched = not start,
     round = start and 0 or nil, follows = true,
@@ -335,6 +357,66 @@ local function open(pinfo, kind, start)
   state.streams[c.stream] = c
   table.insert(state.numbers, c.stream)
   return c
+end
+
+-- Return the conversation of an exported PDU. A SYN where there were bytes begins another.
+local function conversation_of(pinfo, seq, syn)
+  local exported = state.exported
+  local from = string.format("%s:%d", tostring(pinfo.src), pinfo.src_port)
+  local to = string.format("%s:%d", tostring(pinfo.dst), pinfo.dst_port)
+  local key = from < to and from .. " " .. to or to .. " " .. from
+  local conversation = exported.conversations[key]
+  local first = conversation and conversation.first[from]
+  if not conversation or (syn and first and first ~= seq + 1) then
+    conversation = { stream = exported.count, first = {}, anchored = {} }
+    exported.conversations[key], exported.count = conversation, exported.count + 1
+  end
+  conversation.first[from] = conversation.first[from] or (syn and seq + 1 or seq)
+  conversation.anchored[from] = conversation.anchored[from] or syn
+  local anchored = conversation.anchored[from] and conversation.first[from] % 4294967296 == seq
+  return conversation.stream, anchored
+end
+
+-- Return the value of a tag of an exported PDU.
+local function tag_of(range, wanted)
+  local at = 0
+  while at + 4 <= range:len() do
+    local tag, size = range(at, 2):uint(), range(at + 2, 2):uint()
+    if tag == wanted then return at + 4 + size <= range:len() and range(at + 4, size) or nil end
+    if tag == PDU_END then return nil end
+    at = at + 4 + size
+  end
+end
+
+-- Return where a message that `multifd strip --slim` wrote stands in its stream: there is no TCP.
+local function exported_segment(pinfo, pdu)
+  local frames = state.exported.frames
+  if frames[pinfo.number] then return frames[pinfo.number] end
+  local info = tag_of(pdu.range, PDU_TCP_INFO)
+  if not info or info:len() < 17 then return nil end
+  local seq, behind, flags = info(2, 4):uint(), info(6, 4):uint(), info(15, 2):uint()
+  local stream, anchored = conversation_of(pinfo, seq, has(flags, TCP_SYN))
+  frames[pinfo.number] = {
+    stream = stream, seq = seq, len = (behind - seq) % 4294967296, flags = flags,
+    anchored = anchored, exported = true,
+  }
+  return frames[pinfo.number]
+end
+
+-- Return where the bytes of a frame stand in a stream, and whether they begin it, which only the
+-- handshake tells; nil: nowhere. The first of two passes of a tshark without filters knows no
+-- fields: the second finds out then.
+local function segment_of(pinfo)
+  local stream = tcp_value("stream")
+  if not stream then
+    local pdu = exported_pdu()
+    return pdu and exported_segment(pinfo, pdu)
+  end
+  local seq = tcp_value("seq")
+  return {
+    stream = stream, seq = seq, len = tcp_value("len"), flags = tcp_value("flags"),
+    anchored = seq == 1 and has(tcp_value("completeness") or 0, 1),
+  }
 end
 
 -- Return the place of a sequence number in a stream that may be longer than 4 GiB.
@@ -398,6 +480,13 @@ local function has_pages(c, e) return known(c, e) and e.pages > 0 end
 local function fits(e) return e.pages <= e.pages_alloc and e.pages_alloc <= e.count end
 
 local function placed(c, e) return has_pages(c, e) and e.offsets and fits(e) end
+
+local function is_ascending(list)
+  for place = 2, #list do
+    if list[place] <= list[place - 1] then return false end
+  end
+  return true
+end
 
 local function some(list)
   local first = table.concat({ list[1], list[2], list[3] }, ", ")
@@ -482,16 +571,19 @@ rule("PKT-10", "packet", function(_, e) return e.ramblock end, function(_, e)
 end)
 rule("PKT-14", "packet", placed, function(_, e)
   local odd = {}
-  for _, raw in ipairs(e.offsets) do
-    if number(raw:sub(5)) % e.page_size ~= 0 then table.insert(odd, hex(raw)) end
+  for place = 1, #e.offsets do
+    local _, low = offset_at(e.raw_offsets, place)
+    if low % e.page_size ~= 0 then table.insert(odd, hex(raw_offset(e, place))) end
   end
   if #odd > 0 then
     return fault("offset", some(odd), string.format("a multiple of 0x%x", e.page_size))
   end
 end)
 rule("PKT-15", "packet", placed, function(_, e)
+  if is_ascending(e.offsets) then return nil end
   local seen, twice = {}, {}
-  for _, raw in ipairs(e.offsets) do
+  for place = 1, #e.offsets do
+    local raw = raw_offset(e, place)
     if seen[raw] then table.insert(twice, hex(raw)) end
     seen[raw] = true
   end
@@ -640,19 +732,24 @@ local function method_of(flags)
   end
 end
 
--- Read the offsets: raw[1..pages] are those of pages, what is not zero behind them is unused.
+-- Read the offsets of pages, the raw ones as well, and what stands behind them and is not zero.
 local function read_offsets(tvb, at, e)
-  local raw = tvb:raw(at + PACKET.size, 8 * e.count)
+  e.raw_offsets = tvb:raw(at + PACKET.size, 8 * e.count)
   e.offsets = {}
-  if e.pages <= 512 then e.unused_offsets = {} end
-  for place = 1, e.count do
-    local offset = raw:sub(8 * place - 7, 8 * place)
-    if place <= e.pages then
-      e.offsets[place] = offset
-    elseif e.unused_offsets and offset ~= NUL8 then
-      table.insert(e.unused_offsets, hex(offset))
+  for place = 1, math.min(e.pages, e.count) do e.offsets[place] = offset_at(e.raw_offsets, place) end
+  if e.pages <= 512 then
+    e.unused_offsets = {}
+    local first = e.raw_offsets:find("[^%z]", 8 * e.pages + 1)
+    for place = first and math.floor((first + 7) / 8) or e.count + 1, e.count do
+      local raw = raw_offset(e, place)
+      if raw ~= NUL8 then table.insert(e.unused_offsets, hex(raw)) end
     end
   end
+end
+
+-- Forget what only judging needs: there are as many packets as the capture holds.
+local function forget(e)
+  e.raw_offsets, e.offsets, e.unused_offsets, e.ramblock, e.reserved = nil, nil, nil, nil, nil
 end
 
 -- Read a RAM packet of which e.known leading bytes are there; HOP of them at least.
@@ -717,7 +814,8 @@ local function is_plausible(e)
     return false
   end
   local seen = {}
-  for _, raw in ipairs(e.offsets) do
+  for place = 1, #e.offsets do
+    local raw = raw_offset(e, place)
     if seen[raw] or number(raw:sub(7)) % PAGE_SIZES[1] ~= 0 then return false end
     seen[raw] = true
   end
@@ -784,6 +882,7 @@ local function accept(c, e, pinfo, judged)
   e.frame, e.round = pinfo.number, c.round
   if judged then judge(c, "header", e) end
   if judged then judge(c, e.kind, e) end
+  forget(e)
   note_totals(c, e, pinfo)
   e.total = c.normal + c.zero
   c.current, c.state = e, "packet"
@@ -918,7 +1017,7 @@ end
 
 -- Return the place of the first byte of a tvb, which is a segment, the last part of one, or a head
 -- that TCP has put together.
-local function start_of(c, tvb)
+local function start_of(c, tvb, segment)
   local size, waited = tvb:reported_len(), c.pending
   if waited and size >= math.min(waited.need, #waited.raw + 1)
       and tvb:captured_len() >= #waited.raw and tvb:raw(0, #waited.raw) == waited.raw then
@@ -927,12 +1026,12 @@ local function start_of(c, tvb)
   end
   if waited then give_up(c) end
   -- TCP has put segments in order that came out of it: they continue what has been seen
-  if c.seen and size > tcp_value("len") then return c.seen end
-  return position(c, tcp_value("seq") + tcp_value("len") - size)
+  if c.seen and size > segment.len then return c.seen end
+  return position(c, segment.seq + segment.len - size)
 end
 
-local function walk(c, tvb, pinfo)
-  local visit = { items = {}, start = start_of(c, tvb) }
+local function walk(c, tvb, pinfo, segment)
+  local visit = { items = {}, start = start_of(c, tvb, segment) }
   local size = tvb:reported_len()
   c.next = c.next or visit.start
   if c.next < visit.start then
@@ -972,6 +1071,7 @@ local function reader(tvb, at)
     r.at = r.at + size
     return tvb(r.at - size, size)
   end
+  function r.is_over() return r.at >= tvb:captured_len() end
   function r.name()
     local size = r.range(1)
     local range = size and r.range(size:uint())
@@ -980,31 +1080,35 @@ local function reader(tvb, at)
   return r
 end
 
+-- Each of these functions returns the one that reads on: here, or in the next record of a slim file.
+local read_record
+
 local function read_configuration(r, found)
   local size = r.range(4)
   local range = size and size:uint() < MAX_CONFIGURATION and r.range(size:uint())
   if range then note(found, "main_machine", range, range:string()) end
   -- subsections have no length of their own: what follows is not looked at with them
-  return range ~= nil
+  return range and read_record
 end
 
 local function read_command(r, found)
   local command, size = r.range(2), r.range(2)
-  if not size then return false end
+  if not size then return nil end
   note(found, "main_command", command, command:uint())
-  return r.range(size:uint()) ~= nil
+  return r.range(size:uint()) and read_record
 end
 
 -- Read the list of RAM blocks that the section `ram` begins with.
 local function read_blocks(r, found)
+  if r.is_over() then return read_blocks end
   local word = r.range(8)
-  if not word then return end
+  if not word then return nil end
   local total = word:uint64():tonumber()
   local left = total - total % 1024
   while total % 8 >= RAM_MEM_SIZE and left > 0 do
     local name, range = r.name()
     local length = name and r.range(8)
-    if not length then return end
+    if not length then return nil end
     note(found, "main_block", range, name)
     note(found, "main_block_length", length, length:uint64())
     left = left - length:uint64():tonumber()
@@ -1014,10 +1118,9 @@ end
 local function read_section(r, found)
   local name, range
   if r.range(4) then name, range = r.name() end
-  if not name or not r.range(8) then return false end
+  if not name or not r.range(8) then return nil end
   note(found, "main_section", range, name)
-  if name == "ram" then read_blocks(r, found) end
-  return false
+  return name == "ram" and read_blocks or nil
 end
 
 local RECORDS = {
@@ -1026,22 +1129,28 @@ local RECORDS = {
   [RECORD_SECTION_START] = read_section,
 }
 
-local function walk_main(c, tvb)
+function read_record(r, found)
+  local kind = r.range(1)
+  local read = kind and RECORDS[kind:uint()]
+  return read and read(r, found)
+end
+
+-- A message that `multifd strip --slim` wrote is a record, and the next is in the next frame.
+local function walk_main(c, tvb, segment)
   local e = { violations = {}, found = {} }
   local visit = { items = {} }
   c.bytes = c.bytes + tvb:reported_len()
   add(visit, "main", 0, tvb:reported_len(), e)
-  if not c.begun and tvb:captured_len() >= 8 then
+  local r = reader(tvb, 0)
+  if not c.begun and r.range(8) then
     e.version = tvb(4, 4):uint()
     judge(c, "main", e)
-    local r, go = reader(tvb, 8), true
-    while go do
-      local kind = r.range(1)
-      local read = kind and RECORDS[kind:uint()]
-      go = read and read(r, e.found)
-    end
+    c.read = read_record
+  elseif not segment.exported then
+    c.read = nil
   end
   c.begun = true
+  while c.read and not r.is_over() do c.read = c.read(r, e.found) end
   return visit
 end
 
@@ -1079,40 +1188,46 @@ local function show_rows(item, tvb, at, layout, known_bytes)
   end
 end
 
--- Return the runs of an ascending list of pages: { first place, pages }.
-local function runs_of(e, first, last)
-  local runs = {}
-  for place = first, last do
-    local run = runs[#runs]
-    if run and number(e.offsets[place]) == number(e.offsets[place - 1]) + e.page_size then
-      run.pages = run.pages + 1
-    else
-      table.insert(runs, { place = place, pages = 1 })
-    end
+-- Return the places where the runs of pages of a packet begin: of normal ones, then of zero ones.
+local function runs_of(tvb, at, e)
+  local there = math.min(e.pages, e.count)
+  if e.known < e.head or there == 0 then return {} end
+  local runs = { raw = tvb:raw(at + PACKET.size, 8 * there), stop = there + 1 }
+  local due
+  for place = 1, there do
+    local offset = offset_at(runs.raw, place)
+    if offset ~= due or place == e.normal_pages + 1 then table.insert(runs, place) end
+    due = offset + e.page_size
   end
   return runs
 end
 
-local function run_text(e, run)
-  local first = e.offsets[run.place]
-  local last = number(first) + run.pages * e.page_size - 1
-  if last >= 9007199254740992 then return hex(first) .. " and on" end
-  return string.format("%s-0x%x", hex(first), last)
+-- Return a run as text, and its number of pages.
+local function run_text(e, runs, index)
+  local place, pages = runs[index], (runs[index + 1] or runs.stop) - runs[index]
+  local first = offset_at(runs.raw, place)
+  local last = first + pages * e.page_size - 1
+  if last >= 9007199254740992 then
+    return hex(runs.raw:sub(8 * place - 7, 8 * place)) .. " and on", pages
+  end
+  return string.format("0x%x-0x%x", first, last), pages
 end
 
-local function show_pages(item, tvb, at, e)
-  if not e.offsets or #e.offsets == 0 then return end
-  local there = math.min(#e.offsets, e.count)
-  local normal = math.min(e.normal_pages, there)
+local function show_runs(list, tvb, at, e, runs)
+  for index, place in ipairs(runs) do
+    local text, pages = run_text(e, runs, index)
+    local line = list:add(FIELDS.pages_at, tvb(at + 8 * (place - 1), 8 * pages), text)
+    line:append_text(string.format(" (%d %s)", pages, place > e.normal_pages and "zero" or "normal"))
+  end
+end
+
+local function show_pages(item, tvb, at, e, runs)
+  if #runs == 0 then return end
+  local there = runs.stop - 1
   local list = item:add(multifd, tvb(at + PACKET.size, 8 * there))
   list:set_text(string.format("Pages: %d normal, %d zero", e.normal_pages, e.zero_pages))
-  for kind, part in pairs({ normal = { 1, normal }, zero = { normal + 1, there } }) do
-    for _, run in ipairs(runs_of(e, part[1], part[2])) do
-      local range = tvb(at + PACKET.size + 8 * (run.place - 1), 8 * run.pages)
-      local line = list:add(FIELDS.pages_at, range, run_text(e, run))
-      line:append_text(string.format(" (%d %s)", run.pages, kind))
-    end
-  end
+  -- there can be many: not where nobody asks for them
+  if list:referenced(FIELDS.pages_at) then show_runs(list, tvb, at + PACKET.size, e, runs) end
   if multifd.prefs.offsets then
     for place = 1, there do
       list:add(FIELDS[PACKET.offset.abbr], tvb(at + PACKET.size + 8 * (place - 1), 8))
@@ -1121,20 +1236,22 @@ local function show_pages(item, tvb, at, e)
 end
 
 local function show_place(item, c, e)
+  item:add(FIELDS.stream, c.stream):set_generated()
   if c.id then item:add(FIELDS.channel, c.id):set_generated() end
   if e and e.round then item:add(FIELDS.round, e.round):set_generated() end
 end
 
-local function packet_text(e)
+local function packet_text(e, runs)
   local text = e.known >= PACKET.ramblock.offset and "#" .. tostring(e.packet_num) or "#?"
   if e.round then text = text .. " round " .. e.round end
   if e.sync then text = text .. " SYNC" end
   if e.pages > 0 then
     local what = e.pages == 1 and "page" or "pages"
     text = string.format("%s %d %s of %s", text, e.pages, what, e.block or "?")
-    local runs = e.offsets and runs_of(e, 1, #e.offsets) or {}
-    if runs[1] then text = text .. " " .. run_text(e, runs[1]) end
-    if #runs > 1 then text = string.format("%s and %d more runs", text, #runs - 1) end
+    if runs[1] then text = text .. " " .. run_text(e, runs, 1) end
+    if #runs > 1 then
+      text = string.format("%s and %d more run%s", text, #runs - 1, #runs == 2 and "" or "s")
+    end
   end
   if e.pages == 0 and not e.sync then text = text .. " without pages" end
   if e.method and e.method.flag ~= 0 then text = text .. " " .. e.method.name end
@@ -1153,7 +1270,7 @@ function TEXT.init() return "init" end
 function SHOW.header(item, tvb, at) show_rows(item, tvb, at, PACKET, 12) end
 function TEXT.header() return "no packet" end
 
-function SHOW.packet(item, tvb, at, c, e)
+function SHOW.packet(item, tvb, at, c, e, _, runs)
   local layout = multifd.prefs.dialect == BEFORE_9 and LAYOUTS.packet_before_9 or PACKET
   show_rows(item, tvb, at, layout, e.known)
   show_place(item, c, e)
@@ -1162,9 +1279,9 @@ function SHOW.packet(item, tvb, at, c, e)
   item:add(FIELDS.page_size, e.page_size):set_generated()
   if e.method then item:add(FIELDS.method, e.method.name):set_generated() end
   item:add(FIELDS.payload, e.payload):set_generated()
-  show_pages(item, tvb, at, e)
+  show_pages(item, tvb, at, e, runs)
 end
-function TEXT.packet(_, e) return packet_text(e) end
+function TEXT.packet(_, e, runs) return packet_text(e, runs) end
 
 function SHOW.device_state(item, tvb, at, c, e)
   show_rows(item, tvb, at, DEVICE, DEVICE.size)
@@ -1216,19 +1333,23 @@ local function show(c, visit, tvb, pinfo, tree)
   pinfo.cols.protocol = "multifd"
   local texts = {}
   for _, item in ipairs(visit.items) do
-    local text = TEXT[item.kind](c, item.e)
+    local runs = item.kind == "packet" and runs_of(tvb, item.at, item.e) or nil
+    local text = TEXT[item.kind](c, item.e, runs)
     -- payload that stands behind its own head goes without saying
     if item.kind ~= "payload" or #texts == 0 then table.insert(texts, text) end
     local there = math.max(0, math.min(item.length, tvb:captured_len() - item.at))
     local subtree = tree:add(multifd, tvb(item.at, there))
     subtree:append_text(", " .. text)
-    SHOW[item.kind](subtree, tvb, item.at, c, item.e, item.length)
+    SHOW[item.kind](subtree, tvb, item.at, c, item.e, item.length, runs)
     -- one value of each field a message, so that columns of tshark's fields line up
     if #visit.items == 1 and not MESSAGES[item.kind] then show_place(subtree, c) end
     if item.kind ~= "payload" then show_violations(subtree, item.e) end
   end
   if #texts > 0 then
     local who = c.kind == "channel" and string.format("ch %s ", c.id or "?") or ""
+    -- what came out of the frame before is kept, and this appended
+    local visits = c.visits[pinfo.number]
+    if visits and visits[1] ~= visit then who = "; " end
     pinfo.cols.info:set(who .. table.concat(texts, "; "))
   end
 end
@@ -1245,7 +1366,7 @@ local function from_receiver(c, tvb)
 end
 
 -- A frame can hold several tvbs of one stream: a head put together, and what is behind it.
-local function remembered(c, tvb, pinfo)
+local function remembered(c, tvb, pinfo, segment)
   local head = tvb:raw(0, math.min(HOP, tvb:captured_len()))
   for _, visit in ipairs(c.visits[pinfo.number] or {}) do
     if visit.size == tvb:reported_len() and visit.raw == head then return visit end
@@ -1256,7 +1377,7 @@ local function remembered(c, tvb, pinfo)
     if direction_of(pinfo) ~= c.direction then
       visit = from_receiver(c, tvb)
     else
-      visit = c.kind == "main" and walk_main(c, tvb) or walk(c, tvb, pinfo)
+      visit = c.kind == "main" and walk_main(c, tvb, segment) or walk(c, tvb, pinfo, segment)
     end
     visit.size, visit.raw = tvb:reported_len(), head
     c.visits[pinfo.number] = c.visits[pinfo.number] or {}
@@ -1265,19 +1386,8 @@ local function remembered(c, tvb, pinfo)
   return visit
 end
 
--- Tell whether a segment begins its stream; only the handshake says so.
-local function is_anchored()
-  return tcp_value("seq") == 1 and has(tcp_value("completeness") or 0, 1)
-end
-
-local function dissect(tvb, pinfo, tree)
-  if not tcp_value("stream") then return 0 end
-  local c = state.streams[tcp_value("stream")]
-  if not c then
-    local main = tvb:captured_len() >= 4 and tvb:raw(0, 4) == STREAM_MAGIC
-    c = open(pinfo, main and "main" or "channel", is_anchored())
-  end
-  local visit = remembered(c, tvb, pinfo)
+local function dissect_segment(tvb, pinfo, tree, segment, c)
+  local visit = remembered(c, tvb, pinfo, segment)
   show(c, visit, tvb, pinfo, tree)
   if visit.more then
     pinfo.desegment_offset, pinfo.desegment_len = visit.more.at, visit.more.length
@@ -1287,15 +1397,15 @@ end
 
 -- Return what begins with these bytes, whether they are its first, and the page_count that it takes
 -- to see that; nothing if it is not ours.
-local function recognise(tvb)
+local function recognise(tvb, segment)
   local have = tvb:captured_len()
   if have < 4 then return nil end
   local magic = tvb:raw(0, 4)
   if magic == STREAM_MAGIC then
     local right = have >= 8 and tvb(4, 4):uint() == STREAM_VERSION
-    if right or is_anchored() then return "main", true end
+    if right or segment.anchored then return "main", true end
   elseif magic == START:sub(1, 4) then
-    if is_anchored() then return "channel", true end
+    if segment.anchored then return "channel", true end
     if have < HOP or not is_start(tvb, 0, have) then return nil end
     -- an init and a packet begin alike: the init has its uuid where a packet has flags
     local count = infer_count(tvb, 0, tvb:reported_len(), have)
@@ -1306,19 +1416,50 @@ local function recognise(tvb)
   end
 end
 
+-- Return the connection of a segment, a new one if its first bytes are ours.
+local function connection_of(tvb, pinfo, segment)
+  local c = state.streams[segment.stream]
+  if c then return c end
+  local kind, start, count = recognise(tvb, segment)
+  if not kind then return nil end
+  c = open(pinfo, segment, kind, start)
+  c.migration.count = c.migration.count or count
+  return c
+end
+
 local function heuristic(tvb, pinfo, tree)
-  -- the first of two passes of a tshark without filters knows no fields: the second does it then
-  if not tcp_value("stream") then return false end
+  local segment = segment_of(pinfo)
+  if not segment then return false end
   -- the frame that a conversation was recognised by is handed to heuristics on each visit
-  if not state.streams[tcp_value("stream")] then
-    local kind, start, count = recognise(tvb)
-    if not kind then return false end
-    local c = open(pinfo, kind, start)
-    c.migration.count = c.migration.count or count
-    pinfo.conversation = multifd
-  end
-  dissect(tvb, pinfo, tree)
+  local new = not state.streams[segment.stream]
+  local c = connection_of(tvb, pinfo, segment)
+  if not c then return false end
+  if new then pinfo.conversation = multifd end
+  dissect_segment(tvb, pinfo, tree, segment, c)
   return true
+end
+
+-- An exported PDU without data is there for the flags of TCP alone.
+local function show_flags_of_tcp(pinfo, segment)
+  local names = {}
+  for _, flag in ipairs({ { TCP_SYN, "SYN" }, { TCP_FIN, "FIN" }, { TCP_RESET, "RST" } }) do
+    if has(segment.flags, flag[1]) then table.insert(names, flag[2]) end
+  end
+  pinfo.cols.protocol = "multifd"
+  pinfo.cols.info:set(#names > 0 and table.concat(names, ", ") or "nothing was kept")
+end
+
+-- Take what somebody says to be ours: by Decode As, or in an exported PDU.
+local function dissect(tvb, pinfo, tree)
+  local segment = segment_of(pinfo)
+  if not segment then return 0 end
+  if tvb:reported_len() == 0 then
+    show_flags_of_tcp(pinfo, segment)
+    return 0
+  end
+  local c = connection_of(tvb, pinfo, segment)
+    or open(pinfo, segment, "channel", segment.anchored)
+  return dissect_segment(tvb, pinfo, tree, segment, c)
 end
 
 multifd.dissector = dissect
@@ -1327,13 +1468,12 @@ DissectorTable.get("tcp.port"):add_for_decode_as(multifd)
 
 ---- the end of a channel, which is a frame without data of ours -----------------------------------
 
-local TCP_FIN, TCP_RESET = 1, 4
 local ends = Proto("multifd_end", "End of a multifd channel")
 
 -- Return the event that a channel has ended: what it stood in, and how many bytes of that were due.
-local function ended(c)
+local function ended(c, segment)
   local e, place = { violations = {}, due = 0 }, c.seen
-  if has(tcp_value("flags"), TCP_FIN) then place = position(c, tcp_value("seq") + tcp_value("len")) end
+  if has(segment.flags, TCP_FIN) then place = position(c, segment.seq + segment.len) end
   if c.pending then
     e.state, e.due = c.state == "init" and "init" or "packet head", c.pending.need - #c.pending.raw
   elseif c.head_end and place < c.head_end then
@@ -1345,13 +1485,16 @@ local function ended(c)
   return e
 end
 
+local function has_end(flags) return has(flags, TCP_FIN) or has(flags, TCP_RESET) end
+
 function ends.dissector(_, pinfo, tree)
   local flags = tcp_value("flags")
-  if not flags or not (has(flags, TCP_FIN) or has(flags, TCP_RESET)) then return end
-  local c = state.streams[tcp_value("stream")]
+  if flags and not has_end(flags) then return end -- nearly all frames: what follows is slower
+  local segment = segment_of(pinfo)
+  local c = segment and has_end(segment.flags) and state.streams[segment.stream]
   if not c or c.kind ~= "channel" or direction_of(pinfo) ~= c.direction then return end
   if not c.over then
-    c.over, c.ends[pinfo.number] = true, ended(c)
+    c.over, c.ends[pinfo.number] = true, ended(c, segment)
   end
   local e = c.ends[pinfo.number]
   if e and #e.violations > 0 then

@@ -24,6 +24,9 @@ _EVENTFUL = _FIN | _SYN | _RST
 class Taker(Protocol):
     """Who takes the bytes of directions as columns."""
 
+    packets: int
+    """How many packets there were in the last columns."""
+
     def takes(self, half: Half) -> bool | None:
         """Tell whether a direction is looked at; None where columns will not do for now."""
 
@@ -162,6 +165,9 @@ class Connections:
             if part.size.any() and (run is None or wanted is None):
                 return None
             parts.append((direction, part, run, wanted))
+        held = [run.held for _, _, run, _ in parts if run and run.held]
+        if held and self.held.exceed(max(held), sum(held)):
+            return None
         return parts
 
     def flush(self) -> Iterator[StreamEvent]:

@@ -42,13 +42,15 @@ class Half:
         bytes: Bytes of payload in the capture, repeated ones included.
         retransmitted: Bytes of payload that the capture had held before.
         reordered: Segments with new bytes that came after bytes which follow them.
+        conflicts: Bytes that were repeated with another value. The first copy counts; that it
+            differs is seen only while it is kept, because bytes before it have not come yet.
         missing: Bytes that were reported as `Gap`.
         name: File name of a raw dump.
         record: Number of the frame, from 1 in the order of the input, that the connection began
             with; 0 for a raw dump.
         origin: Sequence number of offset 0, once it is known; 0 for a raw dump.
-        tls: The bytes are the plaintext of TLS; only `segments`, `retransmitted` and `reordered`
-            are about TCP.
+        tls: The bytes are the plaintext of TLS; only `segments`, `retransmitted`, `reordered`
+            and `conflicts` are about TCP.
     """
 
     stream: int
@@ -62,6 +64,7 @@ class Half:
     bytes: int = 0
     retransmitted: int = 0
     reordered: int = 0
+    conflicts: int = 0
     missing: int = 0
     name: str | None = None
     record: int = 0

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import stat
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from select import select
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Protocol
@@ -69,6 +71,12 @@ _COMPRESSIONS = {
     b"\x1f\x8b": ("gzip", compressed.gunzip),
     b"\x28\xb5\x2f\xfd": ("zstd", compressed.unzstd),
 }
+_UNREAD = {
+    b"\xfd7zXZ\0": ("xz", "unxz"),
+    b"BZh": ("bzip2", "bunzip2"),
+    b"\x04\x22\x4d\x18": ("lz4", "unlz4"),
+}
+"""What is recognised and not read: its name, and the program that makes something readable."""
 
 
 class Inputs:
@@ -91,10 +99,24 @@ class Inputs:
 
     def __iter__(self) -> Iterator[tuple[Format, Window]]:
         for path in self._paths:
-            with _open(path) as file:
-                read = self._reader(_name(path), file)
-                stored = Window(_name(path), read, self._info.truncated, _regular(path, file))
-                form, content = self._recognise(stored)
+            with self.open(path) as opened:
+                yield opened
+
+    @contextmanager
+    def open(self, path: str | Path) -> Iterator[tuple[Format, Window]]:
+        """Open one of the files.
+
+        Raises:
+            CaptureError: It cannot be read, is empty or no capture.
+        """
+        with _open(path) as file:
+            _widen(file)
+            read = self._reader(_name(path), file)
+            stored = Window(_name(path), read, self._info.truncated, _regular(path, file))
+            with _decompressed(stored) as (container, content):
+                form = _recognise(content, container)
+                self._info.files.append(stored.name)
+                self._info.formats.append(form.name + container)
                 try:
                     yield form, content
                 finally:
@@ -114,22 +136,34 @@ class Inputs:
 
         return read
 
-    def _recognise(self, stored: Window) -> tuple[Format, Window]:
-        content, container = stored, ""
-        for magic, (compression, decompress) in _COMPRESSIONS.items():
-            if _starts_with(stored, magic):
-                container = f" in {compression}"
-                content = Window(stored.name, _reader_of(decompress(stored)), stored.truncated)
-        for magic, form in _FORMATS.items():
-            if _starts_with(content, magic):
-                self._info.files.append(stored.name)
-                self._info.formats.append(form.name + container)
-                return form, content
-        seen = f"starts with {content.view[:4].hex(' ')}" if content.left else "is empty"
-        raise CaptureError(
-            f"{stored.name}: {seen}{container}, "
-            "a pcap, a pcapng or the dump of a migration stream was demanded"
-        )
+
+@contextmanager
+def _decompressed(stored: Window) -> Iterator[tuple[str, Window]]:
+    """Give the content of a stored file, and words on what it is stored in."""
+    for magic, (compression, decompress) in _COMPRESSIONS.items():
+        if _starts_with(stored, magic):
+            # what comes through a pipe is not held back, and who fills it works beside us anyway
+            beside = stored.file is not None
+            pieces = compressed.ahead(decompress, stored) if beside else decompress(stored)
+            content = Window(stored.name, _reader_of(pieces), stored.truncated)
+            with closing(pieces):
+                yield f" in {compression}", content
+            return
+    yield "", stored
+
+
+def _recognise(content: Window, container: str) -> Format:
+    for magic, form in _FORMATS.items():
+        if _starts_with(content, magic):
+            return form
+    for magic, (compression, program) in _UNREAD.items():
+        if _starts_with(content, magic):
+            raise CaptureError(f"{content.name}: {compression} is not read: {program} it first")
+    seen = f"starts with {content.view[:4].hex(' ')}" if content.left else "is empty"
+    raise CaptureError(
+        f"{content.name}: {seen}{container}, "
+        "a pcap, a pcapng or the dump of a migration stream was demanded"
+    )
 
 
 def _starts_with(window: Window, magic: bytes) -> bool:
@@ -137,7 +171,7 @@ def _starts_with(window: Window, magic: bytes) -> bool:
     return window.view[: len(magic)] == magic
 
 
-def _reader_of(pieces: Iterator[bytes]) -> Callable[[int], bytes]:
+def _reader_of(pieces: Iterable[bytes]) -> Callable[[int], bytes]:
     """Make a window's read function of a decompressor; how much it gives, it decides itself."""
     filled = filter(None, pieces)
     return lambda _count: next(filled, b"")
@@ -153,6 +187,14 @@ def _open(path: str | Path) -> BinaryIO:
         return open(0 if standard_input else path, "rb", buffering=0, closefd=not standard_input)
     except OSError as error:
         raise _unreadable(_name(path), error) from error
+
+
+def _widen(file: BinaryIO) -> None:
+    """Have a pipe take as much at once as this machine lets it."""
+    if stat.S_ISFIFO(os.fstat(file.fileno()).st_mode):
+        with suppress(OSError, ValueError, AttributeError):  # it is Linux that can
+            most = int(Path("/proc/sys/fs/pipe-max-size").read_text())
+            fcntl.fcntl(file, fcntl.F_SETPIPE_SZ, most)
 
 
 def _size(path: str | Path) -> int | None:

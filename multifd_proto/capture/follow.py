@@ -37,7 +37,7 @@ from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.schema import CHANNEL_MAGIC
 
 if TYPE_CHECKING:
-    from multifd_proto.capture.columns.hop import Piece
+    from multifd_proto.capture.columns.hop import Piece, Single
     from multifd_proto.machine.batch import PacketBatch
 
 NOTHING = 1 << 62
@@ -117,6 +117,7 @@ class Follower:
         *,
         bounds: Bounds | None = None,
         decode: bool = False,
+        judge: bool = True,
         sinks: SinkFactory | None = None,
     ) -> None:
         """Make a follower.
@@ -125,13 +126,17 @@ class Follower:
             parameters: what is known of the migrations beforehand.
             bounds: how much memory a check may take.
             decode: decode payloads, so that they are judged as well.
+            judge: judge the migrations; otherwise their checkers know the connections alone.
             sinks: makes what takes the guest memory of a channel.
         """
         self._parameters = parameters or MigrationParameters()
         self._bounds = bounds or Bounds()
         self._decode = decode
+        self._judges = judge
         self._sinks = sinks
         self._between: dict[object, list[Session]] = {}
+        self.packets = 0
+        """Packets in the last columns that were taken."""
         self.connections: dict[int, Connection] = {}
         self.sessions: list[Session] = []
 
@@ -183,8 +188,9 @@ class Follower:
             yield from self._feed(connection, event)
 
     def _take(self, taken: Taken) -> Iterator[tuple[Connection, Event] | PacketBatch]:
-        from multifd_proto.capture.columns.hop import MainPiece, follow_channel, follow_main
-        from multifd_proto.capture.columns.order import in_order
+        from multifd_proto.capture.columns.hop import follow_channel, follow_main
+        from multifd_proto.capture.columns.order import in_order, matters, shows
+        from multifd_proto.machine.batch import PacketBatch
 
         pieces: list[Piece] = []
         for run in taken:
@@ -198,21 +204,26 @@ class Follower:
                 assert machine
                 pieces += follow_main(machine, run)
             run.half.unwanted_until = run.stop + machine.unwanted()
-        for piece in in_order(pieces):
-            if not isinstance(piece, tuple):
+        self.packets = sum(len(piece) for piece in pieces if isinstance(piece, PacketBatch))
+        told: dict[int, tuple[Connection, Event]] = {}
+        for piece in in_order(pieces, matters):
+            if isinstance(piece, PacketBatch):
                 self._judge_batch(piece)
-                yield piece
-                continue
-            _, stream, event = piece
-            connection = self.connections[stream]
-            if isinstance(event, MainPiece):
-                assert isinstance(connection.peer, MainInfo)
-                record = (event.offset, event.size, event.record)
-                yield from self._judge(
-                    connection, main_events(connection.peer, [record], event.time)
-                )
             else:
-                yield from self._judge(connection, [event])
+                told[id(piece)] = self._judge_single(piece)
+        for piece in in_order(pieces, shows):
+            yield piece if isinstance(piece, PacketBatch) else told[id(piece)]
+
+    def _judge_single(self, single: Single) -> tuple[Connection, Event]:
+        from multifd_proto.capture.columns.hop import MainPiece
+
+        _, stream, event = single
+        connection = self.connections[stream]
+        if isinstance(event, MainPiece):
+            assert isinstance(connection.peer, MainInfo)
+            record = (event.offset, event.size, event.record)
+            event = next(main_events(connection.peer, [record], event.time))
+        return next(self._judge(connection, [event]))
 
     # ---- what a connection is --------------------------------------------------------------------
 
@@ -347,11 +358,16 @@ class Follower:
         assert connection.peer is not None
         assert connection.session is not None
         for event in events:
-            connection.session.checker.judge(connection.peer, (event,))
+            if self._judges:
+                connection.session.checker.judge(connection.peer, (event,))
+            elif not isinstance(event, PacketReceived):
+                connection.session.checker.migration.note(connection.peer, event)
             yield connection, event
 
     def _judge_batch(self, batch: PacketBatch) -> None:
         """Judge packets, those of each migration by themselves."""
+        if not self._judges:
+            return
         sessions: dict[int, list[int]] = {}
         for stream in set(batch.stream.tolist()):
             session = self.connections[stream].session

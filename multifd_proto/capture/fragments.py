@@ -42,8 +42,11 @@ class _Datagram:
         stop, length = offset + size, self.length
         if length is not None and (stop > length or not more):
             return True
-        ends = [(start, start + len(part)) for start, part in self.parts.items()]
-        return any(start < stop and offset < end or end > stop and not more for start, end in ends)
+        if not more:  # nothing may be behind
+            stop = _LARGEST
+        return any(
+            start < stop and offset < start + len(part) for start, part in self.parts.items()
+        )
 
 
 class Datagrams:
@@ -72,7 +75,7 @@ class Datagrams:
         if packet.end > packet.stop or size <= 0:
             raise Undecodable(FRAGMENT)
         if fragment.more and size % 8:
-            raise Undecodable("header malformed")
+            raise Undecodable("IP fragment malformed")
         self._forget_old()
         datagram = self._datagrams.setdefault(key, _Datagram(self._seen))
         self._cost -= datagram.cost if datagram.parts else 0
@@ -134,7 +137,7 @@ def _joined(datagram: _Datagram) -> Packet:
     header = bytearray(datagram.header)
     size = len(header) + len(payload)
     if size > _LARGEST:
-        raise Undecodable("header malformed")
+        raise Undecodable("IP fragment malformed")
     if header[0] >> 4 == 4:
         struct.pack_into(">H2xH", header, 2, size, 0)
     else:

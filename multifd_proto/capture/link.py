@@ -110,13 +110,15 @@ def upper_pdu(_view: memoryview, _start: int, _stop: int) -> int:
 
 UPPER_PDU = 252
 """LINKTYPE_WIRESHARK_UPPER_PDU: tags, then what a protocol above TCP has sent."""
+RAW = 101
+"""LINKTYPE_RAW: packets of IP."""
 _LINKS: dict[int, Network] = {
     0: _loopback,  # LINKTYPE_NULL
     1: partial(_behind_ethertype, 12),  # LINKTYPE_ETHERNET
-    **dict.fromkeys((12, 14, 101, 228, 229), _raw),  # DLT_RAW, RAW, IPV4, IPV6
+    **dict.fromkeys((12, 14, RAW, 228, 229), _raw),  # DLT_RAW, RAW, IPV4, IPV6
     108: _loopback,  # LINKTYPE_LOOP
     113: partial(_behind_ethertype, 14),  # LINKTYPE_LINUX_SLL
     276: _linux_cooked_2,  # LINKTYPE_LINUX_SLL2
     UPPER_PDU: upper_pdu,
 }
-_TYPES = {network: number for number, network in _LINKS.items()} | {_raw: 101, _loopback: 0}
+_TYPES = {network: number for number, network in _LINKS.items()} | {_raw: RAW, _loopback: 0}

@@ -34,6 +34,10 @@ class Held:
         self.limits = limits
         self.bytes = 0
 
+    def exceed(self, stream: int, more: int) -> bool:
+        """Tell whether a stream would hold too much, or all together with so much more."""
+        return stream > self.limits.window or self.bytes + more > self.limits.total
+
 
 class Pieces(list[Piece]):
     """The pieces of one stream in order of offset, without overlap. `held` is what they take."""
@@ -61,10 +65,21 @@ class Pieces(list[Piece]):
             parts.append((offset, end))
         return parts
 
+    def conflicts(self, offset: int, data: memoryview) -> int:
+        """Return how many bytes at an offset are others than those that are kept there."""
+        count, end = 0, offset + len(data)
+        for index in range(max(bisect_left(self, (offset,)) - 1, 0), bisect_left(self, (end,))):
+            start, stop, _, payload = self[index]
+            first, last = max(start, offset), min(stop, end)
+            if first < last and isinstance(payload, memoryview):
+                one, other = payload[first - start : last - start], data[first - offset :]
+                if one != other[: last - first]:
+                    count += sum(a != b for a, b in zip(one, other, strict=False))
+        return count
+
     def exceed(self, cost: int) -> bool:
         """Tell whether `cost` more bytes would be too many for the stream or for all together."""
-        limits = self._all.limits
-        return self.held + cost > limits.window or self._all.bytes + cost > limits.total
+        return self._all.exceed(self.held + cost, cost)
 
     def keep(self, time: int, start: int, end: int, payload: Payload) -> None:
         """Add a piece that overlaps with none; its payload is copied."""

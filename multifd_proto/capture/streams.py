@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
 from multifd_proto.capture.connections import Connections, Taker
 from multifd_proto.capture.events import Half, Opened, StreamEvent
 from multifd_proto.capture.files import CaptureFile, Inputs, Progress
+from multifd_proto.capture.fragments import Datagrams
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.ip import Segment, segments
+from multifd_proto.capture.link import Frame
 from multifd_proto.capture.pieces import Held
 from multifd_proto.capture.tcp import Direction
 from multifd_proto.capture.window import Window
@@ -26,9 +28,11 @@ Taken: TypeAlias = "list[Run]"
 """What a table of segments adds to the directions that are looked at."""
 
 _DEFAULT = Limits()
-_LEAST, _MOST = 256, 16384
+_LEAST, _MOST = 64, 16384
 """Records in a table."""
-_FIRST = 256
+_PACKETS = 4096
+"""Packets that a table is to tell of at most: each takes about 10 KiB while it is judged."""
+_FIRST = 64
 """Records before the first table."""
 _FEW = 32
 """Segments that are taken one by one at once."""
@@ -70,6 +74,7 @@ class CaptureReader:
         self._limits = limits
         self._progress = progress
         self._connections = Connections(self.info, limits)
+        self._datagrams = Datagrams(self.info, limits)
 
     @property
     def held(self) -> int:
@@ -87,7 +92,7 @@ class CaptureReader:
             for form, content in Inputs(self._paths, self.info, self._progress):
                 if form.open:
                     frames = form.open(content, self.info, self._limits).frames()
-                    yield from self._connections.events(segments(frames, self.info))
+                    yield from self._events(frames)
                 else:
                     yield from self._raw_dump(content)
         except CaptureError as error:
@@ -95,6 +100,9 @@ class CaptureReader:
         yield from self._connections.flush()
         if failure:
             raise failure
+
+    def _events(self, frames: Iterable[Frame]) -> Iterator[StreamEvent]:
+        return self._connections.events(segments(frames, self.info, self._datagrams))
 
     def columns(self, taker: Taker) -> Iterator[StreamEvent | Taken]:
         """Yield the events, once; where `taker` takes columns, runs of bytes instead.
@@ -125,23 +133,24 @@ class CaptureReader:
         for _ in range(_FIRST):
             if not file.more():
                 return
-            yield from self._connections.events(segments(file.one(), self.info))
+            yield from self._events(file.one())
         most, patience, waiting = _LEAST, 1, 0
         while True:
             records = file.records(most, self.info.records)
             if records is None:
                 if not file.more():
                     return
-                yield from self._connections.events(segments(file.one(), self.info))
+                yield from self._events(file.one())
                 continue
             from multifd_proto.capture.columns.segments import segments_of
 
-            table = segments_of(records, self.info)
+            table = segments_of(records, self.info, self._datagrams)
             if waiting:
                 waiting -= 1
                 yield from self._connections.events(self._singly(table))
             elif (yield from self._take(table, taker)):
-                most, patience = min(most * 4, _MOST), 1
+                room = max(most * _PACKETS // max(taker.packets, 1), _LEAST // 4)
+                most, patience = min(most * 4, room, _MOST), 1
             else:
                 most, waiting, patience = _LEAST, patience // 2, min(patience * 2, _PATIENCE)
 

@@ -185,7 +185,10 @@ class Direction:
         """Deliver or keep what is new of the bytes from `offset` to `end`."""
         parts = self._pieces.new_parts(max(offset, self.position), end)
         if payload is not Absent.SNAPPED:
-            self.half.retransmitted += end - offset - sum(b - a for a, b in parts)
+            again = end - offset - sum(b - a for a, b in parts)
+            self.half.retransmitted += again
+            if again and self._pieces and isinstance(payload, memoryview):
+                self.half.conflicts += self._pieces.conflicts(offset, payload)
             if parts and self._pieces and parts[0][0] < self._pieces[-1][0]:
                 self.half.reordered += 1
         if parts and self._settled and parts[0][0] > self.position:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import struct
 
-from multifd_proto.capture.link import Network, Undecodable, link_layer
+from multifd_proto.capture.link import RAW, Network, Undecodable, link_layer
 from multifd_proto.capture.packets import Packet
 
 UDP = 17
 _VXLAN = (4789, 8472)  # the second is what Linux takes where nobody says otherwise
 _GENEVE = 6081
 _VNI_VALID = 0x08
-_ETHERNET, _RAW = 1, 101
-_INSIDE = {0x6558: _ETHERNET, 0x0800: _RAW, 0x86DD: _RAW}
+_ETHERNET = 1
+_INSIDE = {0x6558: _ETHERNET, 0x0800: RAW, 0x86DD: RAW}
 
 _HEADER = struct.Struct(">HH").unpack_from
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 DISSECTOR = b"multifd"
 """Name of the dissector that Wireshark hands the data to."""
-_END, _NAME, _PORT_TYPE, _SOURCE_PORT, _DESTINATION_PORT, _TCP_INFO = 0, 12, 24, 25, 26, 34
+END, _NAME, _PORT_TYPE, _SOURCE_PORT, _DESTINATION_PORT, TCP_INFO = 0, 12, 24, 25, 26, 34
 _ADDRESSES = {4: (20, 21), 16: (22, 23)}
 """Size of an address: tags of the source and of the destination."""
 _TCP = 2  # of the port types
@@ -47,8 +47,8 @@ def build(key: bytes, seq: int, length: int, flags: int, data: bytes) -> bytes:
         (_PORT_TYPE, struct.pack(">I", _TCP)),
         (_SOURCE_PORT, b"\0\0" + key[-4:-2]),
         (_DESTINATION_PORT, b"\0\0" + key[-2:]),
-        (_TCP_INFO, info),
-        (_END, b""),
+        (TCP_INFO, info),
+        (END, b""),
     )
     return b"".join(_TAG.pack(tag, len(value)) + value for tag, value in tags) + data
 
@@ -60,7 +60,7 @@ def segment_of(time: int, view: memoryview, start: int, stop: int) -> Segment:
         Undecodable: It is not of a TCP stream, or does not say where in it.
     """
     tags, start = _tags(view, start, stop)
-    info = tags.get(_TCP_INFO, b"")
+    info = tags.get(TCP_INFO, b"")
     for source, destination in _ADDRESSES.values():
         ends = tags.get(source, b""), tags.get(destination, b"")
         ports = tags.get(_SOURCE_PORT, b""), tags.get(_DESTINATION_PORT, b"")
@@ -76,13 +76,13 @@ def segment_of(time: int, view: memoryview, start: int, stop: int) -> Segment:
 def _tags(view: memoryview, start: int, stop: int) -> tuple[dict[int, bytes], int]:
     """Return the tags, and the place behind them."""
     tags: dict[int, bytes] = {}
-    while stop - start >= _TAG.size and _END not in tags:
+    while stop - start >= _TAG.size and END not in tags:
         tag, size = _TAG.unpack_from(view, start)
         start += _TAG.size
         if size > stop - start:
             break
         tags[tag] = bytes(view[start : start + size])
         start += size
-    if _END not in tags:
+    if END not in tags:
         raise Undecodable("exported PDU malformed")
     return tags, start

@@ -122,20 +122,28 @@ def reading(files: tuple[str, ...], keylog: str | None = None) -> Iterator[Decry
 
 def warn(reader: Decrypted, follower: Follower) -> None:
     """Say on standard error what of the input could not be used, and why."""
-    info = reader.info
-    for message in info.truncated:
-        click.echo(f"warning: {message}", err=True)
-    if info.drops:
-        click.echo(f"warning: the capturing kernel dropped {info.drops} packets", err=True)
-    for reason, count in sorted(info.skipped.items()):
-        if reason != "not TCP":
-            click.echo(f"warning: {count} frames skipped: {reason}", err=True)
-    kinds = [c.kind for c in follower.connections.values()]
-    for message in _of_tls(info, kinds):
+    for message in unused(reader.info, follower):
         click.echo(f"warning: {message}", err=True)
     if not follower.sessions:
-        found = f"{len(kinds)} TCP connections" if kinds else "no TCP connection"
-        click.echo(f"multifd: no migration in the input: {info.records} records, {found}", err=True)
+        click.echo(f"multifd: no migration in the input: {seen(reader.info, follower)}", err=True)
+
+
+def unused(info: CaptureInfo, follower: Follower) -> Iterator[str]:
+    """Say what of an input could not be used, and why."""
+    yield from info.truncated
+    if info.drops:
+        yield f"the capturing kernel dropped {info.drops} packets"
+    for reason, count in sorted(info.skipped.items()):
+        if reason != "not TCP":
+            yield f"{count} frames skipped: {reason}"
+    yield from _of_tls(info, [c.kind for c in follower.connections.values()])
+
+
+def seen(info: CaptureInfo, follower: Follower) -> str:
+    """Say what an input holds that has no migration in it."""
+    count = len(follower.connections)
+    found = f"{count} TCP connections" if count else "no TCP connection"
+    return f"{info.records} records, {found}"
 
 
 def _of_tls(info: CaptureInfo, kinds: list[str]) -> Iterator[str]:

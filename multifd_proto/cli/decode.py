@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -39,6 +42,22 @@ if TYPE_CHECKING:
 )
 @click.option("--offsets", is_flag=True, help="List the offsets of pages (JSON: page_offsets).")
 @click.option("-o", "--output", type=click.Path(), help="Write to this file. [standard output]")
+@click.option(
+    "--partition",
+    is_flag=True,
+    help="With --format parquet: write a data set into the folder that -o names.",
+)
+@click.option(
+    "--jobs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="With --partition: captures decoded at a time. [cores]",
+)
+@click.option(
+    "--dask",
+    metavar="ADDRESS",
+    help="With --partition: decode on the cluster of this Dask scheduler.",
+)
 @keylog_option
 @parameter_options
 def command(
@@ -47,6 +66,9 @@ def command(
     format_: str,
     offsets: bool,
     output: str | None,
+    partition: bool,
+    jobs: int | None,
+    dask: str | None,
     **options: Any,
 ) -> None:
     """Print every message of the migrations in FILE, in the order of the capture.
@@ -59,9 +81,23 @@ def command(
     JSON: stream, channel (null: main stream), offset (of the message in its stream), time
     (seconds since the epoch), type (init, packet, device_state, main, gap, eof), the fields of
     the wire under QEMU's names, payload (bytes that really follow) and round.
+
+    Several FILEs are one input: rotated captures, or those of several hosts. With --partition,
+    each is a capture of its own, and a folder stands for all captures in it. They become the
+    tables packets, pages, rounds, requirements, violations and migrations, partitioned by
+    capture, for DuckDB, Polars and Spark. What is there already is not written again, unless the
+    capture, the options or the release of this tool have changed:
+
+    \b
+    multifd decode --format parquet --partition -o dataset captures/
     """
     format_ = "json" if as_json else format_
-    follower = Follower(parameters(options))
+    if partition:
+        _partition(files, format_, offsets, output, jobs, dask, options)
+        return
+    if jobs or dask:
+        raise click.UsageError("--jobs and --dask need --partition")
+    follower = Follower(parameters(options), judge=False)
     with reading(files, options["keylog"]) as reader, _writer(format_, offsets, output) as write:
         for piece in follower.pieces(reader):
             if isinstance(piece, tuple):
@@ -74,6 +110,33 @@ def command(
     warn(reader, follower)
     if not follower.sessions:
         raise SystemExit(NOTHING_DONE)
+
+
+def _partition(
+    files: tuple[str, ...],
+    format_: str,
+    offsets: bool,
+    output: str | None,
+    jobs: int | None,
+    dask: str | None,
+    options: dict[str, Any],
+) -> None:
+    from multifd_proto.cli.cluster import on_cluster
+    from multifd_proto.cli.many import Runner, decode_many
+    from multifd_proto.cli.pool import in_processes
+
+    if format_ != "parquet" or output is None:
+        raise click.UsageError("--partition needs --format parquet and -o FOLDER")
+    if offsets:
+        raise click.UsageError("--offsets: with --partition, pages are a table of their own")
+    if jobs and dask:
+        raise click.UsageError("--jobs and --dask: one of them")
+    run: Runner = partial(on_cluster, dask) if dask else partial(in_processes, jobs or _cores())
+    decode_many(files, Path(output), parameters(options), options["keylog"], run)
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))
 
 
 def _columns(follower: Follower, batch: PacketBatch, offsets: bool) -> Columns:

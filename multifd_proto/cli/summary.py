@@ -71,6 +71,9 @@ def _data(session: Session, summary: Summary) -> dict[str, Any]:
         "method": migration.method.name if migration.method else None,
         **traffic(summary.total),
         "missing_packet_nums": sum(map(len, migration.numbers.missing())),
+        "conflicting_bytes": sum(
+            half.conflicts for c in session.connections for half in (c.half, c.reverse)
+        ),
         "marks": migration.main.marks if migration.main else None,
         "channels": [
             {"stream": stream, "channel": migration.streams[stream].id, **traffic(part)}

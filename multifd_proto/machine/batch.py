@@ -68,15 +68,21 @@ class PacketBatch:
     @classmethod
     def joined(cls, batches: list[PacketBatch]) -> PacketBatch:
         """Return batches of one layout and page size as one, in the order of the capture."""
+        if len(batches) == 1:
+            return batches[0]
+        order = np.argsort(np.concatenate([batch.row for batch in batches]), kind="stable")
         columns: dict[str, Any] = {
-            f.name: np.concatenate([getattr(batch, f.name) for batch in batches])
+            f.name: np.concatenate([getattr(batch, f.name) for batch in batches])[order]
             for f in fields(cls)[2:]
         }
-        # as bytes: numpy would change their byte order
+        place = np.empty_like(order)
+        place[order] = np.arange(len(order))
+        # as bytes, since numpy would change their byte order; each is copied once
         dtype = batches[0].heads.dtype
-        heads = np.concatenate([batch.heads.view(f"V{dtype.itemsize}") for batch in batches])
-        whole = replace(batches[0], heads=heads.view(dtype), **columns)
-        return whole[np.argsort(whole.row, kind="stable")]
+        heads = np.empty(len(order), f"V{dtype.itemsize}")
+        for batch, places in zip(batches, np.split(place, _ends(batches)), strict=False):
+            heads[places] = batch.heads.view(heads.dtype)
+        return replace(batches[0], heads=heads.view(dtype), **columns)
 
     # ---- columns in the machine's byte order ---------------------------------------------------
 
@@ -128,6 +134,16 @@ class PacketBatch:
         return self.heads["offset"].astype(np.uint64)
 
     @cached_property
+    def names(self) -> tuple[list[bytes], Integers]:
+        """The name fields that there are, 256 bytes each, and the number of each packet's."""
+        fields = np.ascontiguousarray(self.heads["ramblock"])
+        words = fields.view(np.uint64).reshape(len(fields), -1)
+        changes = np.append(True, (words[1:] != words[:-1]).any(1))
+        names: dict[bytes, int] = {}
+        codes = [names.setdefault(f.tobytes(), len(names)) for f in fields[changes[: len(fields)]]]
+        return list(names), np.array(codes, np.int64)[np.cumsum(changes[: len(fields)]) - 1]
+
+    @cached_property
     def sync(self) -> NDArray[np.bool_]:
         """The packet ends a round on its channel."""
         return (self.flags & FLAG_SYNC).astype(np.bool_)
@@ -174,3 +190,7 @@ class PacketBatch:
             decoded=False,
             fault=None,
         )
+
+
+def _ends(batches: list[PacketBatch]) -> Integers:
+    return np.cumsum([len(batch) for batch in batches])

@@ -213,19 +213,9 @@ class Scene:
 
     # ---- names ---------------------------------------------------------------------------------
 
-    @cached_property
-    def _names(self) -> tuple[dict[bytes, int], Integers]:
-        """The name fields that there are, and the number of each packet's."""
-        fields = np.ascontiguousarray(self.batch.heads["ramblock"])
-        words = fields.view(np.uint64).reshape(len(fields), -1)
-        changes = np.append(True, (words[1:] != words[:-1]).any(1))
-        names: dict[bytes, int] = {}
-        codes = [names.setdefault(f.tobytes(), len(names)) for f in fields[changes]]
-        return names, np.array(codes)[np.cumsum(changes) - 1]
-
     def of_name(self, ask: Callable[[bytes], Any], type_: str = "?") -> NDArray[Any]:
         """Ask something of each packet's name field, 256 bytes."""
-        names, codes = self._names
+        names, codes = self.batch.names
         answers: NDArray[Any] = np.array([ask(name) for name in names], type_)[codes]
         return answers
 

@@ -1,14 +1,20 @@
 import gzip
 import random
-from collections.abc import Callable, Iterator
+import sys
+import threading
+import zlib
+from collections.abc import Callable, Generator, Iterator
+from pathlib import Path
 
 import pytest
 import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multifd_proto.capture.compressed import gunzip, unzstd
-from multifd_proto.capture.window import Window
+from multifd_proto.capture import compressed
+from multifd_proto.capture.compressed import ahead, gunzip, unzstd
+from multifd_proto.capture.window import READ, Window
+from multifd_proto.errors import CaptureError
 from multifd_proto.tests.test_capture_window import trickle
 
 NOISE = random.Random(4).randbytes(5000)
@@ -136,3 +142,74 @@ def test_any_damage_gives_pieces_and_a_note_at_most(
     stored = compress(NOISE[:400] + bytes(1000))
     _, faults = decompressed(decompress, stored[:place] + damage + stored[place + len(damage) :])
     assert len(faults) <= 1
+
+
+def ahead_of(path: Path) -> Generator[bytes, None, None]:
+    file = path.open("rb", buffering=0)
+    try:
+        yield from ahead(gunzip, Window("x", file.read, []))
+    finally:
+        file.close()
+
+
+def threads() -> list[str]:
+    return [thread.name for thread in threading.enumerate() if thread.name == "decompression"]
+
+
+def test_a_thread_decompresses_and_ends_with_the_data(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(DATA * 30))
+    pieces = list(ahead_of(tmp_path / "x"))
+    assert b"".join(pieces) == DATA * 30
+    assert max(map(len, pieces)) < 4 << 20
+    assert threads() == []
+
+
+def test_a_thread_ends_when_no_more_is_wanted(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(gzip.compress(bytes(100 << 20)))
+    pieces = ahead_of(tmp_path / "x")
+    assert next(pieces) == bytes(2 << 20)
+    assert threads() == ["decompression"]
+    pieces.close()
+    assert threads() == []
+
+
+def test_a_failure_is_handed_over_behind_all_before_it() -> None:
+    noise = random.Random(1).randbytes(2 << 20)
+    parts = iter([gzip.compress(noise)[:READ]])
+
+    def fail(_count: int) -> bytes:
+        for part in parts:
+            return part
+        raise CaptureError("x: cannot be read: gone")
+
+    pieces = ahead(gunzip, Window("x", fail, []))
+    assert noise.startswith(next(pieces))
+    with pytest.raises(CaptureError, match="x: cannot be read: gone"):
+        next(pieces)
+    assert threads() == []
+
+
+def test_a_fault_is_noted_behind_all_before_it() -> None:
+    notes: list[str] = []
+    window = trickle(gzip.compress(DATA)[:-2000], 1 << 20)
+    window.truncated = notes
+    pieces = ahead(gunzip, window)
+    first = next(pieces)
+    assert notes == []
+    assert list(pieces) == []
+    assert DATA.startswith(first)
+    assert [note.partition(" on: ")[2] for note in notes] == ["the compressed data ends too early"]
+
+
+def test_zlib_does_what_zlib_ng_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    fast = pytest.importorskip("zlib_ng.zlib_ng")
+    damaged = bytearray(gzip.compress(DATA))
+    damaged[len(damaged) // 2] ^= 0xFF
+    assert compressed._fastest() is fast
+    data, [note] = decompressed(gunzip, bytes(damaged))
+    monkeypatch.setitem(sys.modules, "zlib_ng", None)
+    assert compressed._fastest() is zlib
+    same, [other] = decompressed(gunzip, bytes(damaged))
+    assert len(data) > len(DATA) // 3
+    assert data == same
+    assert note.partition(" on: ")[0] == other.partition(" on: ")[0]

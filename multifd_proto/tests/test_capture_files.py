@@ -1,15 +1,21 @@
+import bz2
+import fcntl
 import gzip
+import lzma
 import os
+import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 import zstandard
 
-from multifd_proto.capture.events import Data, End, Opened, StreamEvent
+from multifd_proto.capture.events import Data, End, Half, Opened, StreamEvent
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.capture.window import READ
 from multifd_proto.errors import CaptureError
@@ -140,6 +146,24 @@ def test_other_files_are_errors(tmp_path: Path, content: bytes, seen: str) -> No
     assert error_of(path) == f"{path}: {seen}, {demanded}"
 
 
+@pytest.mark.parametrize(
+    ("compress", "said"),
+    [
+        (lzma.compress, "xz is not read: unxz it first"),
+        (bz2.compress, "bzip2 is not read: bunzip2 it first"),
+        (lambda data: b"\x04\x22\x4d\x18" + data, "lz4 is not read: unlz4 it first"),
+    ],
+    ids=["xz", "bzip2", "lz4"],
+)
+def test_other_compressions_are_named(
+    tmp_path: Path, compress: Callable[[bytes], bytes], said: str
+) -> None:
+    path = tmp_path / "x"
+    path.write_bytes(compress(b"hello"))
+    with pytest.raises(CaptureError, match=f"^{re.escape(str(path))}: {said}$"):
+        read(path)
+
+
 def test_unreadable_paths_are_errors(tmp_path: Path) -> None:
     missing = tmp_path / "missing"
     assert error_of(missing) == f"{missing}: cannot be read: No such file or directory"
@@ -233,3 +257,53 @@ def test_a_pipe_that_does_not_block_is_waited_for(tmp_path: Path) -> None:
         os.close(into)
         answer, _ = child.communicate()
     assert answer.decode() == f"{len(HELLO)} standard input\n"
+
+
+def test_a_pipe_is_made_as_wide_as_this_machine_lets_it(tmp_path: Path) -> None:
+    most = int(Path("/proc/sys/fs/pipe-max-size").read_text())
+    content = write_pcap(tmp_path / "x", TALK.frames).read_bytes()
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with os.fdopen(os.open(fifo, os.O_RDWR), "wb", buffering=0) as file:
+        file.write(content)
+        events = iter(CaptureReader([fifo]))
+        assert isinstance(next(events), Opened)
+        assert fcntl.fcntl(file, fcntl.F_GETPIPE_SZ) == most
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_live_input_is_never_held_back(tmp_path: Path, columns: bool) -> None:
+    talk = Talk().handshake()
+    for number in range(600):
+        talk.send("PA", 10 * number, b"%010d" % number)
+    content = write_pcap(tmp_path / "x", talk.frames).read_bytes()
+    places = [24, *accumulate((16 + len(f.data) for f in talk.frames), initial=24)]
+    records = [content[a:b] for a, b in pairwise(places)][4:]
+    out, into = os.pipe()
+    with os.fdopen(out, "rb") as reading, os.fdopen(into, "wb", buffering=0) as writing:
+        live = Live()
+        reader = CaptureReader([f"/proc/self/fd/{reading.fileno()}"])
+        seen = live.pieces(reader.columns(live) if columns else iter(reader))
+        writing.write(content[: places[4]])
+        for number, record in enumerate(records):
+            writing.write(record[: number % len(record)])
+            if number:
+                assert next(seen) == b"%010d" % (number - 1)
+            writing.write(record[number % len(record) :])
+
+
+class Live:
+    """Takes everything as it comes."""
+
+    packets = 0
+
+    def takes(self, _half: Half) -> bool:
+        return True
+
+    def pieces(self, stream: Iterable[StreamEvent | list[Any]]) -> Iterator[bytes]:
+        for piece in stream:
+            if isinstance(piece, Data):
+                yield bytes(piece.data)
+            elif isinstance(piece, list):
+                for run in piece:
+                    yield bytes(run.read(run.begin, run.stop - run.begin))

@@ -14,6 +14,7 @@ from scapy.layers.inet6 import (
     Jumbo,
     PadN,
 )
+from scapy.layers.ipsec import AH
 from scapy.packet import Packet
 
 from multifd_proto.capture.info import CaptureInfo
@@ -75,7 +76,7 @@ def reason(packet: Packet | bytes, captured: int | None = None) -> str:
 
 
 OPTIONS = [("MSS", 1460), ("NOP", None), ("Timestamp", (1, 2))]
-PACKETS = {
+PACKETS: dict[str, tuple[Packet, bytes]] = {
     "IPv4": (v4() / tcp(), V4),
     "IPv4 with TCP options": (v4() / tcp(options=OPTIONS), V4),
     "IPv4 with options": (v4(options=[IPOption(b"\x94\4\0\0")]) / tcp(), V4),
@@ -83,6 +84,8 @@ PACKETS = {
     "IPv6": (v6() / tcp(), V6),
     "IPv6 with TCP options": (v6() / tcp(options=OPTIONS), V6),
     "IPv6 with hop-by-hop options": (v6() / IPv6ExtHdrHopByHop() / tcp(), V6),
+    "IPv6, a fragment that is all": (v6() / IPv6ExtHdrFragment() / tcp(), V6),
+    "IPv6 with authentication": (v6() / AH(nh=6, payloadlen=4, icv=bytes(12)) / tcp(), V6),
     "IPv6 with all": (
         v6() / IPv6ExtHdrHopByHop() / IPv6ExtHdrDestOpt(options=[PadN(optdata=bytes(20))])
         / IPv6ExtHdrRouting(addresses=["fd00::3"]) / tcp(),
@@ -147,7 +150,7 @@ def test_a_packet_longer_than_its_frame_lacks_the_rest() -> None:
         (v4(flags="MF") / tcp(), "IP fragment"),
         (v4(frag=100) / tcp(), "IP fragment"),
         (v4(flags="MF", options=[IPOption(b"\x94\4\0\0")]) / tcp(), "IP fragment"),
-        (v6() / IPv6ExtHdrFragment() / tcp(), "IP fragment"),
+        (v6() / IPv6ExtHdrFragment(m=1) / tcp(), "IP fragment"),
         (v6() / IPv6ExtHdrHopByHop() / IPv6ExtHdrFragment(offset=9) / tcp(), "IP fragment"),
         (v4(ihl=4) / tcp(), "header malformed"),
         (v4(len=39) / tcp(), "header malformed"),

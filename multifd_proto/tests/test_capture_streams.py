@@ -88,7 +88,7 @@ def test_rotated_captures_are_one_input(tmp_path: Path) -> None:
 def test_frames_without_a_segment_are_counted_by_reason(tmp_path: Path) -> None:
     talk = Talk().handshake().stream(STREAM, 3000)
     talk.add(IP(dst="10.0.0.2") / UDP()).add(IP(dst="10.0.0.2") / UDP())
-    talk.add(IP(dst="10.0.0.2", flags="MF") / TCP())
+    talk.add(IP(dst="10.0.0.2", flags="MF") / TCP() / bytes(4))
     talk.frames.append(Frame(bytes(12) + b"\x08\x06" + bytes(40)))
     talk.frames.append(Frame(b"short"))
     (there, _), reader = read(write_pcap(tmp_path / "x", talk.frames))

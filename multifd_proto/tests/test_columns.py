@@ -11,7 +11,8 @@ import zstandard
 from multifd_proto.capture import streams
 from multifd_proto.capture.columns import walk
 from multifd_proto.capture.follow import Follower
-from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.capture.streams import CaptureReader, Limits
+from multifd_proto.errors import CaptureError
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.events import PacketReceived
 from multifd_proto.views.report import as_data
@@ -23,29 +24,19 @@ CAPTURES = sorted((Path(__file__).parents[2] / "spec/captures").glob("*.pcap.zst
 class Said:
     """All that a capture says, comparable."""
 
-    def __init__(self, paths, *, columns: bool, decode: bool = False):
-        self.reader = CaptureReader(paths)
+    def __init__(self, paths, *, columns: bool, decode: bool = False, limits: Limits | None = None):
+        self.reader = CaptureReader(paths, limits=limits or Limits())
         follower = Follower(decode=decode)
         self.batched = 0
         self.events = defaultdict(list)
-        self.rows = []
+        self.rows = defaultdict(list)
+        self.error = None
         stream = self.reader if columns else iter(self.reader)
-        for piece in follower.pieces(stream):
-            if isinstance(piece, PacketBatch):
-                self.batched += len(piece)
-                pairs = [
-                    (follower.connections[int(piece.stream[index])], event)
-                    for index in range(len(piece))
-                    for event in piece.events(index)
-                ]
-            else:
-                pairs = [piece]
-            for connection, event in pairs:
-                number = connection.half.stream
-                self.events[number].append(event)
-                values = row(number, connection.channel, event, offsets=True)
-                if values:
-                    self.rows.append(values)
+        try:
+            for piece in follower.pieces(stream):
+                self._add(piece, follower)
+        except CaptureError as error:
+            self.error = str(error)
         self.reports = [
             as_data(session.checker.conclude(), session.checker.migration)
             for session in follower.sessions
@@ -54,21 +45,42 @@ class Said:
         self.halves = [
             [
                 (
-                    half.record, half.bytes, half.segments,
-                    half.retransmitted, half.reordered, half.missing,
+                    half.record,
+                    half.bytes,
+                    half.segments,
+                    half.retransmitted,
+                    half.reordered,
+                    half.missing,
                 )
                 for half in (connection.half, connection.reverse)
             ]
             for connection in follower.connections.values()
         ]
 
+    def _add(self, piece, follower):
+        pairs = [piece]
+        if isinstance(piece, PacketBatch):
+            self.batched += len(piece)
+            pairs = [
+                (follower.connections[int(piece.stream[index])], event)
+                for index in range(len(piece))
+                for event in piece.events(index)
+            ]
+        for connection, event in pairs:
+            number = connection.half.stream
+            self.events[number].append(event)
+            values = row(number, connection.channel, event, offsets=True)
+            if values:
+                self.rows[number].append(values)
+
     def value(self):
         info = self.reader.info
         return {
+            "error": self.error,
             "rows": self.rows,
             "reports": self.reports,
             "halves": self.halves,
-            "info": (info.records, info.skipped, info.first, info.last, info.truncated),
+            "info": (info.records, info.skipped, info.first, info.last, info.truncated, info.drops),
             "events": dict(self.events),
         }
 

@@ -97,6 +97,7 @@ def test_the_wheel_holds_the_specification(tmp_path):
     names = zipfile.ZipFile(wheel).namelist()
     for name in (
         "multifd_proto/spec/03-init.md",
+        "multifd_proto/spec/multifd.lua",
         "multifd_proto/spec/captures/q10_0-none.pcap.zst",
         "multifd_proto/conformance/matrix.py",
         "multifd_proto/fuzz/mutate.py",

@@ -16,6 +16,8 @@ import pytest
 
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.capture.strip.run import strip
+from multifd_proto.capture.tls.decrypt import Decrypted
 from multifd_proto.conformance.judge import pieces
 from multifd_proto.conformance.miniatures import (
     BASES,
@@ -81,7 +83,7 @@ def ours(capture):
     """What decode and check say: by stream the values of each field; the requirements violated."""
     follower = Follower(decode=True)
     values = defaultdict(list)
-    for connection, event in follower.follow(CaptureReader([capture])):
+    for connection, event in follower.follow(Decrypted(CaptureReader([capture]))):
         if not isinstance(event, InitReceived | PacketReceived):
             continue
         row = row_of(connection.half.stream, connection.channel, event)
@@ -110,8 +112,8 @@ def theirs(shark, capture, *options):
     names = ("channel", "init.uuid", "init.id", *NUMBERS, "ramblock")
     values: dict[tuple[str, str], list[int | str]] = defaultdict(list)
     violated: set[str] = set()
-    fields = ("tcp.stream", "multifd.violation", *(f"multifd.{name}" for name in names))
-    for (stream,), violations, *cells in shark.fields(capture, *fields, options=options):
+    fields = ("multifd.stream", "multifd.violation", *(f"multifd.{name}" for name in names))
+    for (stream, *_), violations, *cells in shark.fields(capture, *fields, options=options):
         violated |= set(violations)
         of_frame = dict(zip(names, cells, strict=True))
         if not (of_frame["init.id"] or of_frame["packet_num"]):
@@ -122,9 +124,28 @@ def theirs(shark, capture, *options):
     return {key: value for key, value in values.items() if value}, violated
 
 
-@pytest.mark.parametrize("capture", CAPTURES, ids=lambda path: path.name.partition(".")[0])
+def name_of(path):
+    return path.name.partition(".")[0]
+
+
+@pytest.mark.parametrize("capture", CAPTURES, ids=name_of)
 def test_captures_of_real_releases_are_dissected_as_we_decode_them(shark, capture):
     assert theirs(shark, capture) == ours(capture)
+
+
+@pytest.mark.parametrize(
+    "capture", [*CAPTURES, SPEC / "captures/q10_0-tls.pcapng.zst"], ids=name_of
+)
+def test_slim_files_are_dissected_as_we_decode_what_they_were_made_of(shark, tmp_path, capture):
+    slim = tmp_path / "slim.pcapng"
+    strip([str(capture)], slim, slim=True)
+    assert theirs(shark, slim) == ours(capture)
+
+
+def test_a_slim_file_of_violations_shows_each_that_the_wire_shows(shark, miniatures, tmp_path):
+    slim = tmp_path / "slim.pcapng"
+    strip([str(miniatures)], slim, slim=True)
+    assert theirs(shark, slim)[1] == theirs(shark, miniatures)[1]
 
 
 SESSIONS = {**BASES, **VIOLATIONS}
@@ -348,17 +369,37 @@ def test_a_violated_must_is_an_error_with_its_text(shark, tmp_path):
     ]
 
 
+MAIN = ("version", "machine", "section", "ramblock", "ramblock.length")
+
+
 def test_the_main_stream_shows_its_ram_blocks(shark):
     capture = SPEC / "captures/q10_0-none.pcap.zst"
-    names = ("version", "machine", "section", "ramblock", "ramblock.length")
     rows = shark.fields(
-        capture, *(f"multifd.main.{name}" for name in names), only="multifd.main.version"
+        capture, *(f"multifd.main.{name}" for name in MAIN), only="multifd.main.version"
     )
     ((version, machine, section, blocks, lengths),) = rows
     assert (version, section) == (["3"], ["ram"])
     assert machine[0].startswith("pc-")
     assert "pc.ram" in blocks
     assert len(lengths) == len(blocks)
+
+
+def test_the_main_stream_of_a_slim_file_shows_the_same_record_by_record(shark, tmp_path):
+    capture, slim = SPEC / "captures/q10_0-none.pcap.zst", tmp_path / "slim.pcapng"
+    strip([str(capture)], slim, slim=True)
+    names = [f"multifd.main.{name}" for name in MAIN]
+    shown = [
+        [[value for row in shark.fields(path, *names) for value in row[place]] for place in range(5)]
+        for path in (capture, slim)
+    ]
+    assert shown[0] == shown[1]
+
+
+def test_records_of_a_slim_file_that_hold_no_bytes_say_what_tcp_said(shark, tmp_path):
+    slim = tmp_path / "slim.pcapng"
+    strip([str(write_pcap(tmp_path / "one.pcap", segments(base)))], slim, slim=True)
+    told = shark.run(slim, "-T", "tabs").splitlines()
+    assert [line.split("\t")[7].partition(" ")[0] for line in told] == []
 
 
 def test_statistics_count_channels_and_rounds(shark):

@@ -8,15 +8,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, TYPE_CHECKING, Any, Protocol
 
-from multifd_proto.errors import MultiFDError
 from multifd_proto.views.messages import describe
+from multifd_proto.views.parquet import Table, require, schema
 from multifd_proto.views.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
     from multifd_proto.views.packet_lines import Columns
-
-_GROUP = 10_000
-"""Rows of a row group in a Parquet file."""
 
 
 class Writer(Protocol):
@@ -90,42 +87,19 @@ class Csv:
 
 
 class Parquet:
-    """Row groups of a Parquet file."""
+    """A Parquet file."""
 
-    def __init__(self, file: Any, schema: Any) -> None:
-        self._file = file
-        self._schema = schema
-        self._rows: list[Row] = []
+    def __init__(self, table: Table, names: list[str]) -> None:
+        self._table = table
+        self._names = names
 
     def row(self, values: Row) -> None:
-        """Add a row to the next group."""
-        self._rows.append(values)
-        if len(self._rows) >= _GROUP:
-            self.flush()
+        """Add a row."""
+        self._table.row(values)
 
     def packets(self, columns: Columns) -> None:
-        """Write packets as a group of their own."""
-        import pyarrow
-
-        self.flush()
-        arrays = []
-        for field in self._schema:
-            values = columns.array(field.name)
-            nothing = values is None
-            arrays.append(
-                pyarrow.nulls(len(columns), field.type)
-                if nothing
-                else pyarrow.array(values, field.type)
-            )
-        self._file.write_table(pyarrow.Table.from_arrays(arrays, schema=self._schema))
-
-    def flush(self) -> None:
-        """Write the rows that wait."""
-        import pyarrow
-
-        if self._rows:
-            self._file.write_table(pyarrow.Table.from_pylist(self._rows, schema=self._schema))
-            self._rows.clear()
+        """Add the rows of packets."""
+        self._table.columns(len(columns), {name: columns.array(name) for name in self._names})
 
 
 @contextmanager
@@ -139,20 +113,7 @@ def parquet(output: Any, *, offsets: bool) -> Iterator[Parquet]:
     Raises:
         MultiFDError: pyarrow is not there.
     """
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError:
-        message = "--format parquet needs pyarrow: pip install 'multifd-proto[parquet]'"
-        raise MultiFDError(message) from None
-    types = {
-        name: getattr(pyarrow, kind.replace("bool", "bool_"))() for name, kind in COLUMNS.items()
-    }
-    types["time"] = pyarrow.timestamp("ns", tz="UTC")
-    if offsets:
-        types["page_offsets"] = pyarrow.list_(pyarrow.uint64())
-    schema = pyarrow.schema(list(types.items()))
-    with pyarrow.parquet.ParquetWriter(output, schema) as file:
-        writer = Parquet(file, schema)
-        yield writer
-        writer.flush()
+    require()
+    types = COLUMNS | {"time": "time ns"} | ({"page_offsets": "offsets"} if offsets else {})
+    with Table(output, schema(types)) as table:
+        yield Parquet(table, list(types))

@@ -71,9 +71,9 @@ class Columns:
 
     def _ramblocks(self) -> list[str]:
         names = self.batch.heads["ramblock"]
-        if (names == names[0]).all():
-            return [_ramblock(names[0].tobytes())] * len(self)
-        return [_ramblock(name.tobytes()) for name in names]
+        starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
+        said = np.array([_ramblock(names[place].tobytes()) for place in starts], object)
+        return list(np.repeat(said, np.diff(starts, append=len(names))))
 
 
 @lru_cache(maxsize=1024)
@@ -133,62 +133,73 @@ def csv_lines(columns: Columns, names: list[str]) -> str:
 
 def text_lines(columns: Columns) -> str:
     """Return what `describe` says of each row, a line each."""
+    kinds = _kinds(columns.batch)
+    times, channels = _times(columns), _who(columns)
+    first = int(kinds[0])
+    if (kinds == first).all():
+        return "".join(_fill(columns, first, slice(None), times, channels))
     lines = np.empty(len(columns), object)
-    kinds = _kinds(columns)
-    for kind in np.unique(kinds, axis=0):
-        which = np.flatnonzero((kinds == kind).all(axis=1))
-        part = Columns(columns.batch[which], columns.channels, offsets=False)
-        stream, *rest = kind.tolist()
-        names, line = _line(stream, columns.channels[stream], *rest)
-        values = (part.values(name) for name in names)
-        lines[which] = list(map(line.__mod__, zip(_times(part), *values, strict=True)))
+    for kind in np.unique(kinds).tolist():
+        which = np.flatnonzero(kinds == kind)
+        lines[which] = _fill(columns, kind, which, times, channels)
     return "".join(lines)
 
 
-def _kinds(columns: Columns) -> NDArray[np.int64]:
-    """Return what the words for each packet depend on, see `_line`."""
-    batch = columns.batch
-    parts = (
-        batch.stream,
-        batch.flags,
+def _fill(
+    columns: Columns,
+    kind: int,
+    which: slice | NDArray[np.intp],
+    times: NDArray[np.object_],
+    channels: NDArray[np.object_],
+) -> list[str]:
+    """Return the lines of packets of one kind."""
+    names, line = _line(kind)
+    lists = [times[which], channels[which]]
+    for name in names:
+        values = columns.array(name)
+        assert values is not None
+        lists.append(np.asarray(values)[which])
+    return list(map(line.__mod__, zip(*(values.tolist() for values in lists), strict=True)))
+
+
+def _kinds(batch: PacketBatch) -> NDArray[np.int64]:
+    """Return what the words for each packet depend on: its flags, and below them what else does."""
+    kind = batch.flags
+    for part in (
         batch.round < 0,
         batch.normal_pages > 0,
         batch.zero_pages > 0,
         batch.payload > 0,
         batch.next_packet_size == batch.payload,
-    )
-    return np.stack([part.astype(np.int64) for part in parts], axis=1)
+    ):
+        kind = kind << 1 | part
+    return kind
 
 
 @lru_cache(maxsize=4096)
-def _line(
-    stream: int,
-    channel: int | None,
-    flags: int,
-    lost: int,
-    normal: int,
-    zero: int,
-    payload: int,
-    same: int,
-) -> tuple[list[str], str]:
-    """Return the line of a kind of packet, and the names of the values for its placeholders."""
+def _line(kind: int) -> tuple[list[str], str]:
+    """Return the line of a kind of packet, and the names of the values for its placeholders.
+
+    Time and channel are the first two of these.
+    """
+    lost, normal, zero, payload, same = (kind >> bit & 1 for bit in (4, 3, 2, 1, 0))
     used: list[str] = []  # in the order of the line
     place = {name: _Placeholder(name, used) for name in _VARYING}
-    values: dict[str, Any] = {"stream": stream, "channel": channel, "time": 0, "type": "packet"}
-    values |= place | {"flags": flags}
-    values |= {} if not lost else {"round": None}
+    values: dict[str, Any] = {"channel": 0, "time": 0, "type": "packet", **place}
+    values |= {"flags": kind >> 5} | ({"round": None} if lost else {})
     for name, there in (("normal_pages", normal), ("zero_pages", zero), ("payload", payload)):
         values[name] = place[name] if there else 0
     values["next_packet_size"] = values["payload"] if same else place["next_packet_size"]
     said = describe(values)
-    return used, "%s" + said[_CLOCK:] + "\n"
+    head = _head(0, 0)
+    assert said.startswith(clock(0) + head)
+    return used, "%s%s" + said[len(clock(0) + head) :] + "\n"
 
 
 _VARYING = (
     "offset", "round", "normal_pages", "zero_pages", "next_packet_size", "packet_num", "ramblock",
     "payload",
 )  # fmt: skip
-_CLOCK = len(clock(0))
 
 
 class _Placeholder:
@@ -203,11 +214,27 @@ class _Placeholder:
         return f"%{spec or 's'}"
 
 
-def _times(columns: Columns) -> list[str]:
+@lru_cache(maxsize=4096)
+def _head(stream: int, channel: int | None) -> str:
+    """Return what `describe` says between time and offset."""
+    said = describe(
+        {"stream": stream, "channel": channel, "time": 0, "type": "eof", "offset": 0}
+        | {"reset": False, "due": 0}
+    )
+    return said[len(clock(0)) : said.index("@")]
+
+
+def _who(columns: Columns) -> NDArray[np.object_]:
+    heads = {stream: _head(stream, channel) for stream, channel in columns.channels.items()}
+    return np.array([heads[stream] for stream in columns.batch.stream.tolist()], object)
+
+
+def _times(columns: Columns) -> NDArray[np.object_]:
     seconds, rest = _clock(columns)
     days = {s: f"{datetime.fromtimestamp(s, UTC):%H:%M:%S}" for s in set(seconds.tolist())}
     micro = (rest // 1000).tolist()
-    times = [f"{days[s]}.{m:06d}" for s, m in zip(seconds.tolist(), micro, strict=True)]
-    for index in np.flatnonzero(columns.batch.time == 0).tolist():
-        times[index] = clock(0)
+    times = np.array(
+        [f"{days[s]}.{m:06d}" for s, m in zip(seconds.tolist(), micro, strict=True)], object
+    )
+    times[columns.batch.time == 0] = clock(0)
     return times

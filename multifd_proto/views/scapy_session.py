@@ -17,6 +17,7 @@ from scapy.sessions import DefaultSession
 from scapy.supersocket import SuperSocket
 
 from multifd_proto.capture.connections import Connections
+from multifd_proto.capture.fragments import Datagrams
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.ip import segments
 from multifd_proto.capture.link import Frame, link_layer
@@ -76,6 +77,7 @@ class MultiFDSession(DefaultSession):
         super().__init__()
         self.info = CaptureInfo()
         self._connections = Connections(self.info, limits or Limits())
+        self._datagrams = Datagrams(self.info, limits or Limits())
         self._assembly = Assembly(parameters, keep)
 
     def recv(self, sock: SuperSocket) -> Iterator[Packet]:
@@ -86,7 +88,7 @@ class MultiFDSession(DefaultSession):
             yield from self.finish()
             raise
         if frame:
-            found = segments([_frame(frame)], self.info)
+            found = segments([_frame(frame)], self.info, self._datagrams)
             yield from self._assembly.some(self._connections.events(found))
 
     def finish(self) -> Iterator[Packet]:

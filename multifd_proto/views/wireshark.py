@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping
 from importlib.resources import files
 from typing import Any
 
+from multifd_proto.capture import upper_pdu
 from multifd_proto.wire.dialect import DIALECTS, FLAG_DEVICE_STATE, FLAG_SYNC, Dialect
 from multifd_proto.wire.main_records import (
     COMMANDS,
@@ -138,6 +139,8 @@ def _constants() -> dict[str, Any]:
         "FLAG_DEVICE_STATE": FLAG_DEVICE_STATE,
         "PAGE_SIZES": list(PAGE_SIZES),
         "PAGE_COUNTS": sorted(map(page_count, PAGE_SIZES)),
+        "PDU_END": upper_pdu.END,
+        "PDU_TCP_INFO": upper_pdu.TCP_INFO,
         "STREAM_MAGIC": STREAM_MAGIC.decode(),
         "STREAM_VERSION": STREAM_VERSION,
         "MAX_CONFIGURATION": MAX_CONFIGURATION,

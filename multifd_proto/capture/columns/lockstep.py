@@ -24,6 +24,8 @@ _PROOF = 4
 """Plausible records in a row that make the first one worth a try."""
 _LEAST = 8
 """Chains below which it is not worth it."""
+_ROUND = 16
+"""Steps from one look at whether all chains have arrived to the next."""
 _HEADER = 32
 """Bytes that tell whether a record is plausible."""
 
@@ -56,11 +58,12 @@ def walk(held: memoryview, chain: Chain) -> tuple[Integers, int] | None:
     starts = _starts(held, chain)
     if len(starts) < max(_LEAST, len(held) // _PART // 2):
         return None
-    steps = _steps(held, chain, starts)
-    if not np.array_equal(steps[-1, :-1], starts[1:]):
+    ends = np.append(starts[1:], len(held) - chain.least + 1)
+    steps = _steps(held, chain, starts, ends)
+    inside = steps < ends
+    if inside[-1].any() or not np.array_equal(_first_outside(steps, inside)[:-1], starts[1:]):
         return None
-    moved = steps[:-1] < steps[1:]
-    places, after = steps[:-1].T[moved.T], steps[1:].T[moved.T]
+    places, after = steps[:-1].T[inside[:-1].T], steps[1:].T[inside[:-1].T]
     if (after - places > chain.most).any():
         return None
     whole = after <= len(held)
@@ -68,18 +71,24 @@ def walk(held: memoryview, chain: Chain) -> tuple[Integers, int] | None:
     return places[:count], int(after[count - 1]) if count else 0
 
 
+def _first_outside(steps: NDArray[np.int64], inside: NDArray[np.bool_]) -> Integers:
+    return np.asarray(steps[inside.sum(axis=0), np.arange(steps.shape[1])])
+
+
 def _starts(held: memoryview, chain: Chain) -> Integers:
     """Return the first record, and a plausible one in each part where one is found."""
-    data = held.obj
+    data = held.obj  # which can be searched
     assert isinstance(data, bytes | bytearray)
+    base = np.frombuffer(held, np.uint8).ctypes.data - np.frombuffer(data, np.uint8).ctypes.data
     starts = [0]
     for begin in range(_PART, len(held) - _PART, _PART):
         for pattern in chain.patterns(held, starts[-1]):
-            place = data.find(pattern, begin, begin + _SEARCHED)
-            while place >= 0 and not _is_start(held, place, chain):
-                place = data.find(pattern, place + 1, begin + _SEARCHED)
+            end = base + begin + _SEARCHED
+            place = data.find(pattern, base + begin, end)
+            while place >= 0 and not _is_start(held, place - base, chain):
+                place = data.find(pattern, place + 1, end)
             if place >= 0:
-                starts.append(place)
+                starts.append(place - base)
                 break
     return np.array(starts, np.int64)
 
@@ -93,15 +102,17 @@ def _is_start(held: memoryview, place: int, chain: Chain) -> bool:
     return True
 
 
-def _steps(held: memoryview, chain: Chain, starts: Integers) -> NDArray[np.int64]:
-    """Walk all chains; return their places, step by step, each until it is in the next part."""
-    last = len(held) - chain.least
+def _steps(held: memoryview, chain: Chain, starts: Integers, ends: Integers) -> NDArray[np.int64]:
+    """Walk all chains, step by step, until each has left its part; some go on beyond it."""
+    last = len(held) - chain.size_at - 4
     word: NDArray[np.void] = np.ndarray((last + 1,), "V4", held, chain.size_at, (1,))
-    ends = np.append(starts[1:], last + 1)
-    steps = [starts]
-    while (going := steps[-1] < ends).any():
-        place = steps[-1]
-        size = word[np.minimum(place, last)].view(chain.order + "u4").astype(np.int64)
-        size = np.maximum(size + chain.besides, chain.least)
-        steps.append(np.where(going, place + size, place))
+    order, besides = chain.order + "u4", chain.besides
+    place, steps = starts, [starts]
+    while (place < ends).any() and len(steps) <= int((ends - starts).max()) // chain.least:
+        for _ in range(_ROUND):
+            size = word[np.minimum(place, last)].view(order)
+            place = place + size
+            if besides:
+                place += besides
+            steps.append(place)
     return np.array(steps)

@@ -14,6 +14,8 @@ Integers = NDArray[np.int64]
 
 HEAD = 104
 """Bytes of each frame that are looked at: link layer, IP and TCP header, if they are plain."""
+_BESIDE = -(1 << 40)
+"""Where what is not in the input is said to be."""
 
 
 class Bytes:
@@ -24,15 +26,24 @@ class Bytes:
         base: Place of its first byte in the input.
     """
 
-    __slots__ = ("_file", "base", "held")
+    __slots__ = ("_beside", "_file", "base", "held")
 
     def __init__(self, held: memoryview, base: int, file: int | None) -> None:
         self.held = held
         self.base = base
         self._file = file
+        self._beside = bytearray()
+
+    def add(self, data: memoryview) -> int:
+        """Add bytes that were put together of some in the input; return their place."""
+        self._beside = self._beside + data  # anew, as there may be views
+        return _BESIDE + len(self._beside) - len(data)
 
     def view(self, place: int, size: int) -> memoryview:
         """Return bytes of the input; they are valid until the next records are read."""
+        if place < 0:
+            start = place - _BESIDE
+            return memoryview(self._beside)[start : start + size]
         start = place - self.base
         if start >= 0 and start + size <= len(self.held):
             return self.held[start : start + size]

@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.records import Bytes, Integers
 from multifd_proto.capture.columns.segments import Segments
 from multifd_proto.capture.events import Half
+from multifd_proto.capture.pieces import PIECE
 
 PHASES = 16
 """Bits of a place in the capture below the record's number: they order what one record brings."""
@@ -40,6 +42,8 @@ class Run:
     """Bytes that the segments repeat."""
     reordered: int = 0
     """Segments with new bytes that came after bytes which follow them."""
+    held: int = 0
+    """What waiting for these would have taken, in bytes, if nothing of it was unwanted."""
 
     @property
     def stop(self) -> int:
@@ -121,6 +125,8 @@ def _sorted_run(
     if not new.any() or not np.array_equal(start[new], before[new]):
         return None
     taken = order[new]
+    if _repeat_held(order[~new], end[~new], taken, end[new], position):
+        return None  # to be compared with the first copy
     overtaken = np.minimum.accumulate(taken[::-1])[::-1] < taken
     time = np.maximum.accumulate(segments.time[taken])
     row = np.maximum.accumulate(segments.row[taken])
@@ -128,4 +134,36 @@ def _sorted_run(
     return Run(
         half, segments.content, start[new], end[new], place, time, row,
         retransmitted=int((end - start)[~new].sum()), reordered=int(overtaken.sum()),
+        held=_most_held(start[new], end[new], np.argsort(taken)) if overtaken.any() else 0,
     )  # fmt: skip
+
+
+def _most_held(start: Integers, end: Integers, came: NDArray[np.intp]) -> int:
+    """Return the most bytes that were there at once with bytes before them still to come.
+
+    Args:
+        start: of adjacent pieces.
+        end: of the same.
+        came: their order in the capture.
+    """
+    came_start = start[came]
+    to_come = np.append(np.minimum.accumulate(came_start[::-1])[::-1][1:], end[-1])
+    size = np.cumsum((end - start)[came]) - (to_come - start[0])
+    count = np.arange(1, len(came) + 1) - np.searchsorted(end, to_come, "right")
+    return int((size + PIECE * count).max())
+
+
+def _repeat_held(
+    again: Integers, again_end: Integers, taken: Integers, end: Integers, position: int
+) -> bool:
+    """Tell whether bytes were repeated while they waited for those before them.
+
+    Args:
+        again: places in the capture of segments that repeat bytes.
+        again_end: offsets behind them.
+        taken: places of the segments with new bytes, in order of the stream.
+        end: offsets behind these.
+        position: offset of the first of them.
+    """
+    there = np.searchsorted(np.maximum.accumulate(taken), again)
+    return bool((again_end > np.append(position, end)[there]).any())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.records import HEAD, Bytes, Integers, Records
+from multifd_proto.capture.fragments import Datagrams, Pending
 from multifd_proto.capture.info import CaptureInfo
 from multifd_proto.capture.ip import Segment, decode
 from multifd_proto.capture.link import Network, NotKept, Undecodable, link_type
@@ -71,7 +72,7 @@ class Segments:
 _COLUMNS = ("row", "time", "flow", "seq", "flags", "place", "size", "missing")
 
 
-def segments_of(records: Records, info: CaptureInfo) -> Segments:
+def segments_of(records: Records, info: CaptureInfo, datagrams: Datagrams) -> Segments:
     """Return the TCP segments of records; count the records, and those that hold none.
 
     Records of the same shape (link layer, VLAN tags, version of IP without options) are decoded
@@ -90,7 +91,7 @@ def segments_of(records: Records, info: CaptureInfo) -> Segments:
         out.skip(index)
         info.skipped["empty"] += 1
     for index in np.flatnonzero(~out.done).tolist():
-        _decode_singly(records, index, out, keys, info)
+        _decode_singly(records, index, out, keys, info, datagrams)
     if filled.any():
         first, last = int(records.time[filled].min()), int(records.time[filled].max())
         info.first = first if info.first is None else min(info.first, first)
@@ -228,16 +229,24 @@ def _flows(
 
 
 def _decode_singly(
-    records: Records, index: int, out: _Columns, keys: dict[int, bytes], info: CaptureInfo
+    records: Records,
+    index: int,
+    out: _Columns,
+    keys: dict[int, bytes],
+    info: CaptureInfo,
+    datagrams: Datagrams,
 ) -> None:
     place, captured = int(records.place[index]), int(records.captured[index])
     view = records.content.view(place, captured)
     length = max(captured, int(records.length[index]))
     network = records.networks[int(records.interface[index])]
     try:
-        _, key, seq, flags, _, start, stop, missing = decode(
-            (0, network, view, 0, captured, length)
+        _, key, seq, flags, whole, start, stop, missing = decode(
+            (0, network, view, 0, captured, length), datagrams
         )
+    except Pending:
+        out.skip(index)
+        return
     except Undecodable as reason:
         out.skip(index)
         info.skipped[str(reason)] += 1
@@ -245,6 +254,8 @@ def _decode_singly(
     padded = np.frombuffer(key, np.uint8).reshape(1, -1)
     out.flow[index] = _flows(padded, np.ones(1, bool), keys)[0]
     out.seq[index], out.flags[index] = seq, flags
+    if whole is not view:
+        place = records.content.add(whole)
     out.place[index], out.size[index] = place + start, stop - start
     out.missing[index] = missing
 

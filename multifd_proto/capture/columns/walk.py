@@ -15,12 +15,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from multifd_proto.capture.columns.ahead import Ahead
 from multifd_proto.capture.columns.lockstep import Chain, walk
 from multifd_proto.capture.columns.records import HEAD, Bytes, Integers
 from multifd_proto.capture.window import Window
 
-_STRETCH = 16 << 20
-"""Bytes that are read at once."""
 _MUCH = 2 << 20
 """Bytes of small records that are walked over in lockstep."""
 _LARGE = 8192
@@ -73,7 +72,7 @@ class Walk:
         self._walker = walker
         self._width = walker.header + HEAD
         self._count = self._bytes = 0
-        self._buffer = bytearray()
+        self._ahead: Ahead | None = None
 
     def next(self, most: int) -> Walked:
         """Return the next records: at most `most`, none where the next is not simple or whole."""
@@ -122,12 +121,11 @@ class Walk:
         return Walked(content, where, joined[:, tail:], ends), place
 
     def _read(self, file: int, start: int, most: int) -> memoryview:
-        """Read the next stretch into the buffer, which is used again and again."""
-        want = min(_STRETCH, max(most, _FEW) * 65536)
-        if len(self._buffer) < want:
-            self._buffer = bytearray(want)
-        count = os.preadv(file, [memoryview(self._buffer)[:want]], start)
-        return memoryview(self._buffer)[:count]
+        """Read about as much as so many records take."""
+        if self._ahead is None:
+            self._ahead = Ahead(file)
+        mean = self._bytes // self._count if self._count >= _FEW else _LARGE * 8
+        return self._ahead.read(start)[: most * mean * 5 // 4 + _LARGE]
 
     def _step(self, content: Bytes, most: int) -> tuple[Walked, int]:
         """Walk over records in memory."""

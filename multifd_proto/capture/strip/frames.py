@@ -2,7 +2,8 @@
 
 A frame keeps the start of its payload; the rest is cut off. Where structure lies deeper inside, the
 frame is cut in front of it, as segmentation offload would have sent it in several; so there are no
-fillers, and every byte of a payload that is in the file is one that is kept.
+fillers, and every byte of a payload that is in the file is one that is kept. What came through a
+tunnel, or in IP fragments, is written as the packet that it is, without them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,19 @@ from typing import NamedTuple
 from multifd_proto.capture.events import Half
 from multifd_proto.capture.files import Inputs, Progress
 from multifd_proto.capture.follow import Connection
+from multifd_proto.capture.fragments import Datagrams, Pending
 from multifd_proto.capture.info import CaptureInfo, Limits
-from multifd_proto.capture.ip import Segment, decode
-from multifd_proto.capture.link import UPPER_PDU, Frame, Undecodable, link_type
+from multifd_proto.capture.ip import Segment, decode, packet_with_tcp
+from multifd_proto.capture.link import (
+    RAW,
+    UPPER_PDU,
+    Frame,
+    NotKept,
+    Undecodable,
+    link_layer,
+    link_type,
+    upper_pdu,
+)
 from multifd_proto.capture.strip.headers import Addresses, Headers
 from multifd_proto.capture.strip.kept import Covered, Kept
 from multifd_proto.capture.strip.output import Output
@@ -96,6 +107,20 @@ def parts(size: int, missing: int, stretches: Iterable[tuple[int, bytes]]) -> It
     yield Part(begin, size + abs(missing) - begin, data, missing > 0)
 
 
+def _unpacked(frame: Frame, datagrams: Datagrams) -> Frame:
+    """Return the frame of IP that is in a tunnel, or in several fragments; or the frame itself."""
+    time, network, view, start, stop, end = frame
+    if network is upper_pdu:
+        return frame
+    ip = network(view, start, stop)
+    packet = packet_with_tcp(view, ip, stop, end, datagrams)
+    if packet.view is view and packet.start == ip:
+        return frame
+    raw = link_layer(RAW)
+    network = NotKept(raw) if isinstance(network, NotKept) else raw
+    return time, network, packet.view, packet.start, packet.stop, packet.end
+
+
 class Frames:
     """Strips the frames of a capture that was read before."""
 
@@ -130,6 +155,7 @@ class Frames:
             CaptureError: a file cannot be read, or has no frames.
         """
         info = CaptureInfo()
+        datagrams = Datagrams(info, limits)
         for form, content in Inputs(list(files), info, progress):
             if form.frames is None:
                 raise CaptureError(
@@ -139,16 +165,19 @@ class Frames:
             for frame in form.frames(content, info, limits):
                 self._records += 1
                 try:
-                    self._strip(frame)
+                    self._strip(frame, datagrams)
+                except Pending:
+                    continue
                 except Undecodable as reason:
                     self.dropped[str(reason)] += 1
+        self.dropped.update(info.skipped)
 
-    def _strip(self, frame: Frame) -> None:
-        _, network, _, start, _, end = frame
-        if start == end:
+    def _strip(self, frame: Frame, datagrams: Datagrams) -> None:
+        if frame[3] == frame[5]:
             raise Undecodable("empty")
+        frame = _unpacked(frame, datagrams)
         segment = decode(frame)
-        link = link_type(network)
+        link = link_type(frame[1])
         if link == UPPER_PDU:
             raise CaptureError("frames of exported PDUs hold no guest memory to be stripped of")
         self._write(frame, segment, link)

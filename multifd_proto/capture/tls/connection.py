@@ -77,6 +77,7 @@ class Plain:
         half = direction.half
         half.segments = raw.segments
         half.retransmitted, half.reordered = raw.retransmitted, raw.reordered
+        half.conflicts = raw.conflicts
         return direction.feed(event)
 
     def finish(self) -> Iterator[StreamEvent]:

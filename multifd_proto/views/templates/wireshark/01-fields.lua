@@ -40,6 +40,7 @@ multifd.prefs.statistics = Pref.bool(
   "Print statistics", false, "tshark prints channels and rounds at the end")
 
 local FIELDS = {
+  stream = ProtoField.uint32("multifd.stream", "Stream", base.DEC, nil, 0, "number of its connection"),
   channel = ProtoField.uint8("multifd.channel", "Channel", base.DEC, nil, 0, "id of its init"),
   round = ProtoField.uint32("multifd.round", "Round", base.DEC, nil, 0, "SYNC packets before it"),
   pages = ProtoField.uint32("multifd.pages", "Pages", base.DEC, nil, 0, "normal and zero pages"),
@@ -107,6 +108,7 @@ for id, requirement in pairs(REQUIREMENTS) do
 end
 multifd.experts = experts
 
+local exported_pdu = Field.new("exported_pdu")
 local tcp = {
   stream = Field.new("tcp.stream"),
   seq = Field.new("tcp.seq"),
@@ -115,9 +117,11 @@ local tcp = {
   completeness = Field.new("tcp.completeness"),
 }
 
--- Return a field of the innermost TCP header.
-local function tcp_value(name)
-  local all = { tcp[name]() }
-  return #all > 0 and all[#all].value or nil
+local function value_of_last(...)
+  local count = select("#", ...)
+  return count > 0 and select(count, ...).value or nil
 end
+
+-- Return a field of the innermost TCP header.
+local function tcp_value(name) return value_of_last(tcp[name]()) end
 

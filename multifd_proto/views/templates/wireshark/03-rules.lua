@@ -50,6 +50,13 @@ local function fits(e) return e.pages <= e.pages_alloc and e.pages_alloc <= e.co
 
 local function placed(c, e) return has_pages(c, e) and e.offsets and fits(e) end
 
+local function is_ascending(list)
+  for place = 2, #list do
+    if list[place] <= list[place - 1] then return false end
+  end
+  return true
+end
+
 local function some(list)
   local first = table.concat({ list[1], list[2], list[3] }, ", ")
   return #list <= 3 and first or string.format("%s and %d more", first, #list - 3)
@@ -133,16 +140,19 @@ rule("PKT-10", "packet", function(_, e) return e.ramblock end, function(_, e)
 end)
 rule("PKT-14", "packet", placed, function(_, e)
   local odd = {}
-  for _, raw in ipairs(e.offsets) do
-    if number(raw:sub(5)) % e.page_size ~= 0 then table.insert(odd, hex(raw)) end
+  for place = 1, #e.offsets do
+    local _, low = offset_at(e.raw_offsets, place)
+    if low % e.page_size ~= 0 then table.insert(odd, hex(raw_offset(e, place))) end
   end
   if #odd > 0 then
     return fault("offset", some(odd), string.format("a multiple of 0x%x", e.page_size))
   end
 end)
 rule("PKT-15", "packet", placed, function(_, e)
+  if is_ascending(e.offsets) then return nil end
   local seen, twice = {}, {}
-  for _, raw in ipairs(e.offsets) do
+  for place = 1, #e.offsets do
+    local raw = raw_offset(e, place)
     if seen[raw] then table.insert(twice, hex(raw)) end
     seen[raw] = true
   end

@@ -34,19 +34,24 @@ local function method_of(flags)
   end
 end
 
--- Read the offsets: raw[1..pages] are those of pages, what is not zero behind them is unused.
+-- Read the offsets of pages, the raw ones as well, and what stands behind them and is not zero.
 local function read_offsets(tvb, at, e)
-  local raw = tvb:raw(at + PACKET.size, 8 * e.count)
+  e.raw_offsets = tvb:raw(at + PACKET.size, 8 * e.count)
   e.offsets = {}
-  if e.pages <= 512 then e.unused_offsets = {} end
-  for place = 1, e.count do
-    local offset = raw:sub(8 * place - 7, 8 * place)
-    if place <= e.pages then
-      e.offsets[place] = offset
-    elseif e.unused_offsets and offset ~= NUL8 then
-      table.insert(e.unused_offsets, hex(offset))
+  for place = 1, math.min(e.pages, e.count) do e.offsets[place] = offset_at(e.raw_offsets, place) end
+  if e.pages <= 512 then
+    e.unused_offsets = {}
+    local first = e.raw_offsets:find("[^%z]", 8 * e.pages + 1)
+    for place = first and math.floor((first + 7) / 8) or e.count + 1, e.count do
+      local raw = raw_offset(e, place)
+      if raw ~= NUL8 then table.insert(e.unused_offsets, hex(raw)) end
     end
   end
+end
+
+-- Forget what only judging needs: there are as many packets as the capture holds.
+local function forget(e)
+  e.raw_offsets, e.offsets, e.unused_offsets, e.ramblock, e.reserved = nil, nil, nil, nil, nil
 end
 
 -- Read a RAM packet of which e.known leading bytes are there; HOP of them at least.
@@ -111,7 +116,8 @@ local function is_plausible(e)
     return false
   end
   local seen = {}
-  for _, raw in ipairs(e.offsets) do
+  for place = 1, #e.offsets do
+    local raw = raw_offset(e, place)
     if seen[raw] or number(raw:sub(7)) % PAGE_SIZES[1] ~= 0 then return false end
     seen[raw] = true
   end

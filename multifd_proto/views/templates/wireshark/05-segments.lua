@@ -34,6 +34,7 @@ local function accept(c, e, pinfo, judged)
   e.frame, e.round = pinfo.number, c.round
   if judged then judge(c, "header", e) end
   if judged then judge(c, e.kind, e) end
+  forget(e)
   note_totals(c, e, pinfo)
   e.total = c.normal + c.zero
   c.current, c.state = e, "packet"
@@ -168,7 +169,7 @@ end
 
 -- Return the place of the first byte of a tvb, which is a segment, the last part of one, or a head
 -- that TCP has put together.
-local function start_of(c, tvb)
+local function start_of(c, tvb, segment)
   local size, waited = tvb:reported_len(), c.pending
   if waited and size >= math.min(waited.need, #waited.raw + 1)
       and tvb:captured_len() >= #waited.raw and tvb:raw(0, #waited.raw) == waited.raw then
@@ -177,12 +178,12 @@ local function start_of(c, tvb)
   end
   if waited then give_up(c) end
   -- TCP has put segments in order that came out of it: they continue what has been seen
-  if c.seen and size > tcp_value("len") then return c.seen end
-  return position(c, tcp_value("seq") + tcp_value("len") - size)
+  if c.seen and size > segment.len then return c.seen end
+  return position(c, segment.seq + segment.len - size)
 end
 
-local function walk(c, tvb, pinfo)
-  local visit = { items = {}, start = start_of(c, tvb) }
+local function walk(c, tvb, pinfo, segment)
+  local visit = { items = {}, start = start_of(c, tvb, segment) }
   local size = tvb:reported_len()
   c.next = c.next or visit.start
   if c.next < visit.start then

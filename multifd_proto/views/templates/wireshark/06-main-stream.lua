@@ -13,6 +13,7 @@ local function reader(tvb, at)
     r.at = r.at + size
     return tvb(r.at - size, size)
   end
+  function r.is_over() return r.at >= tvb:captured_len() end
   function r.name()
     local size = r.range(1)
     local range = size and r.range(size:uint())
@@ -21,31 +22,35 @@ local function reader(tvb, at)
   return r
 end
 
+-- Each of these functions returns the one that reads on: here, or in the next record of a slim file.
+local read_record
+
 local function read_configuration(r, found)
   local size = r.range(4)
   local range = size and size:uint() < MAX_CONFIGURATION and r.range(size:uint())
   if range then note(found, "main_machine", range, range:string()) end
   -- subsections have no length of their own: what follows is not looked at with them
-  return range ~= nil
+  return range and read_record
 end
 
 local function read_command(r, found)
   local command, size = r.range(2), r.range(2)
-  if not size then return false end
+  if not size then return nil end
   note(found, "main_command", command, command:uint())
-  return r.range(size:uint()) ~= nil
+  return r.range(size:uint()) and read_record
 end
 
 -- Read the list of RAM blocks that the section `ram` begins with.
 local function read_blocks(r, found)
+  if r.is_over() then return read_blocks end
   local word = r.range(8)
-  if not word then return end
+  if not word then return nil end
   local total = word:uint64():tonumber()
   local left = total - total % 1024
   while total % 8 >= RAM_MEM_SIZE and left > 0 do
     local name, range = r.name()
     local length = name and r.range(8)
-    if not length then return end
+    if not length then return nil end
     note(found, "main_block", range, name)
     note(found, "main_block_length", length, length:uint64())
     left = left - length:uint64():tonumber()
@@ -55,10 +60,9 @@ end
 local function read_section(r, found)
   local name, range
   if r.range(4) then name, range = r.name() end
-  if not name or not r.range(8) then return false end
+  if not name or not r.range(8) then return nil end
   note(found, "main_section", range, name)
-  if name == "ram" then read_blocks(r, found) end
-  return false
+  return name == "ram" and read_blocks or nil
 end
 
 local RECORDS = {
@@ -67,22 +71,28 @@ local RECORDS = {
   [RECORD_SECTION_START] = read_section,
 }
 
-local function walk_main(c, tvb)
+function read_record(r, found)
+  local kind = r.range(1)
+  local read = kind and RECORDS[kind:uint()]
+  return read and read(r, found)
+end
+
+-- A message that `multifd strip --slim` wrote is a record, and the next is in the next frame.
+local function walk_main(c, tvb, segment)
   local e = { violations = {}, found = {} }
   local visit = { items = {} }
   c.bytes = c.bytes + tvb:reported_len()
   add(visit, "main", 0, tvb:reported_len(), e)
-  if not c.begun and tvb:captured_len() >= 8 then
+  local r = reader(tvb, 0)
+  if not c.begun and r.range(8) then
     e.version = tvb(4, 4):uint()
     judge(c, "main", e)
-    local r, go = reader(tvb, 8), true
-    while go do
-      local kind = r.range(1)
-      local read = kind and RECORDS[kind:uint()]
-      go = read and read(r, e.found)
-    end
+    c.read = read_record
+  elseif not segment.exported then
+    c.read = nil
   end
   c.begun = true
+  while c.read and not r.is_over() do c.read = c.read(r, e.found) end
   return visit
 end
 

@@ -32,40 +32,46 @@ local function show_rows(item, tvb, at, layout, known_bytes)
   end
 end
 
--- Return the runs of an ascending list of pages: { first place, pages }.
-local function runs_of(e, first, last)
-  local runs = {}
-  for place = first, last do
-    local run = runs[#runs]
-    if run and number(e.offsets[place]) == number(e.offsets[place - 1]) + e.page_size then
-      run.pages = run.pages + 1
-    else
-      table.insert(runs, { place = place, pages = 1 })
-    end
+-- Return the places where the runs of pages of a packet begin: of normal ones, then of zero ones.
+local function runs_of(tvb, at, e)
+  local there = math.min(e.pages, e.count)
+  if e.known < e.head or there == 0 then return {} end
+  local runs = { raw = tvb:raw(at + PACKET.size, 8 * there), stop = there + 1 }
+  local due
+  for place = 1, there do
+    local offset = offset_at(runs.raw, place)
+    if offset ~= due or place == e.normal_pages + 1 then table.insert(runs, place) end
+    due = offset + e.page_size
   end
   return runs
 end
 
-local function run_text(e, run)
-  local first = e.offsets[run.place]
-  local last = number(first) + run.pages * e.page_size - 1
-  if last >= 9007199254740992 then return hex(first) .. " and on" end
-  return string.format("%s-0x%x", hex(first), last)
+-- Return a run as text, and its number of pages.
+local function run_text(e, runs, index)
+  local place, pages = runs[index], (runs[index + 1] or runs.stop) - runs[index]
+  local first = offset_at(runs.raw, place)
+  local last = first + pages * e.page_size - 1
+  if last >= 9007199254740992 then
+    return hex(runs.raw:sub(8 * place - 7, 8 * place)) .. " and on", pages
+  end
+  return string.format("0x%x-0x%x", first, last), pages
 end
 
-local function show_pages(item, tvb, at, e)
-  if not e.offsets or #e.offsets == 0 then return end
-  local there = math.min(#e.offsets, e.count)
-  local normal = math.min(e.normal_pages, there)
+local function show_runs(list, tvb, at, e, runs)
+  for index, place in ipairs(runs) do
+    local text, pages = run_text(e, runs, index)
+    local line = list:add(FIELDS.pages_at, tvb(at + 8 * (place - 1), 8 * pages), text)
+    line:append_text(string.format(" (%d %s)", pages, place > e.normal_pages and "zero" or "normal"))
+  end
+end
+
+local function show_pages(item, tvb, at, e, runs)
+  if #runs == 0 then return end
+  local there = runs.stop - 1
   local list = item:add(multifd, tvb(at + PACKET.size, 8 * there))
   list:set_text(string.format("Pages: %d normal, %d zero", e.normal_pages, e.zero_pages))
-  for kind, part in pairs({ normal = { 1, normal }, zero = { normal + 1, there } }) do
-    for _, run in ipairs(runs_of(e, part[1], part[2])) do
-      local range = tvb(at + PACKET.size + 8 * (run.place - 1), 8 * run.pages)
-      local line = list:add(FIELDS.pages_at, range, run_text(e, run))
-      line:append_text(string.format(" (%d %s)", run.pages, kind))
-    end
-  end
+  -- there can be many: not where nobody asks for them
+  if list:referenced(FIELDS.pages_at) then show_runs(list, tvb, at + PACKET.size, e, runs) end
   if multifd.prefs.offsets then
     for place = 1, there do
       list:add(FIELDS[PACKET.offset.abbr], tvb(at + PACKET.size + 8 * (place - 1), 8))
@@ -74,20 +80,22 @@ local function show_pages(item, tvb, at, e)
 end
 
 local function show_place(item, c, e)
+  item:add(FIELDS.stream, c.stream):set_generated()
   if c.id then item:add(FIELDS.channel, c.id):set_generated() end
   if e and e.round then item:add(FIELDS.round, e.round):set_generated() end
 end
 
-local function packet_text(e)
+local function packet_text(e, runs)
   local text = e.known >= PACKET.ramblock.offset and "#" .. tostring(e.packet_num) or "#?"
   if e.round then text = text .. " round " .. e.round end
   if e.sync then text = text .. " SYNC" end
   if e.pages > 0 then
     local what = e.pages == 1 and "page" or "pages"
     text = string.format("%s %d %s of %s", text, e.pages, what, e.block or "?")
-    local runs = e.offsets and runs_of(e, 1, #e.offsets) or {}
-    if runs[1] then text = text .. " " .. run_text(e, runs[1]) end
-    if #runs > 1 then text = string.format("%s and %d more runs", text, #runs - 1) end
+    if runs[1] then text = text .. " " .. run_text(e, runs, 1) end
+    if #runs > 1 then
+      text = string.format("%s and %d more run%s", text, #runs - 1, #runs == 2 and "" or "s")
+    end
   end
   if e.pages == 0 and not e.sync then text = text .. " without pages" end
   if e.method and e.method.flag ~= 0 then text = text .. " " .. e.method.name end
@@ -106,7 +114,7 @@ function TEXT.init() return "init" end
 function SHOW.header(item, tvb, at) show_rows(item, tvb, at, PACKET, 12) end
 function TEXT.header() return "no packet" end
 
-function SHOW.packet(item, tvb, at, c, e)
+function SHOW.packet(item, tvb, at, c, e, _, runs)
   local layout = multifd.prefs.dialect == BEFORE_9 and LAYOUTS.packet_before_9 or PACKET
   show_rows(item, tvb, at, layout, e.known)
   show_place(item, c, e)
@@ -115,9 +123,9 @@ function SHOW.packet(item, tvb, at, c, e)
   item:add(FIELDS.page_size, e.page_size):set_generated()
   if e.method then item:add(FIELDS.method, e.method.name):set_generated() end
   item:add(FIELDS.payload, e.payload):set_generated()
-  show_pages(item, tvb, at, e)
+  show_pages(item, tvb, at, e, runs)
 end
-function TEXT.packet(_, e) return packet_text(e) end
+function TEXT.packet(_, e, runs) return packet_text(e, runs) end
 
 function SHOW.device_state(item, tvb, at, c, e)
   show_rows(item, tvb, at, DEVICE, DEVICE.size)
@@ -169,19 +177,23 @@ local function show(c, visit, tvb, pinfo, tree)
   pinfo.cols.protocol = "multifd"
   local texts = {}
   for _, item in ipairs(visit.items) do
-    local text = TEXT[item.kind](c, item.e)
+    local runs = item.kind == "packet" and runs_of(tvb, item.at, item.e) or nil
+    local text = TEXT[item.kind](c, item.e, runs)
     -- payload that stands behind its own head goes without saying
     if item.kind ~= "payload" or #texts == 0 then table.insert(texts, text) end
     local there = math.max(0, math.min(item.length, tvb:captured_len() - item.at))
     local subtree = tree:add(multifd, tvb(item.at, there))
     subtree:append_text(", " .. text)
-    SHOW[item.kind](subtree, tvb, item.at, c, item.e, item.length)
+    SHOW[item.kind](subtree, tvb, item.at, c, item.e, item.length, runs)
     -- one value of each field a message, so that columns of tshark's fields line up
     if #visit.items == 1 and not MESSAGES[item.kind] then show_place(subtree, c) end
     if item.kind ~= "payload" then show_violations(subtree, item.e) end
   end
   if #texts > 0 then
     local who = c.kind == "channel" and string.format("ch %s ", c.id or "?") or ""
+    -- what came out of the frame before is kept, and this appended
+    local visits = c.visits[pinfo.number]
+    if visits and visits[1] ~= visit then who = "; " end
     pinfo.cols.info:set(who .. table.concat(texts, "; "))
   end
 end

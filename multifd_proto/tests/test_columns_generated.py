@@ -1,0 +1,128 @@
+"""The two ways through a capture say the same, whatever is in the capture."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest import mock
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from multifd_proto.capture import streams
+from multifd_proto.capture.columns import hop, lockstep, walk
+from multifd_proto.capture.streams import Limits
+from multifd_proto.tests.oddcaptures import LINK_TYPES, Plan, write
+from multifd_proto.tests.test_columns import Said
+
+ALIKE = (("ethernet",), ("ethernet", "vlan", "qinq"), *((name,) for name in LINK_TYPES))
+rate = st.sampled_from((0.0, 0.0, 0.02, 0.2))
+plans = st.builds(
+    Plan,
+    seed=st.integers(0, 2**32 - 1),
+    links=st.sampled_from(ALIKE),
+    versions=st.sampled_from(((4,), (6,), (4, 6))),
+    migrations=st.sampled_from((1, 1, 2)),
+    channels=st.integers(1, 3),
+    main=st.booleans(),
+    packets=st.sampled_from((3, 12, 30)),
+    page_size=st.sampled_from((4096, 4096, 16384)),
+    dialect=st.sampled_from(("5.2", "8.2", "9.0", "10.0", "11.1")),
+    method=st.sampled_from(("none", "none", "zlib", "zstd")),
+    odd=st.sampled_from((0.0, 0.0, 0.0, 0.05, 0.3)),
+    fakes=st.booleans(),
+    segment=st.sampled_from((300, 1448, 9000, 64000)),
+    acks=st.booleans(),
+    loss=rate,
+    reorder=rate,
+    repeat=rate,
+    overlap=rate,
+    jitter=st.booleans(),
+    isn=st.sampled_from((None, None, 2**32 - 5000, 2**32 - 1)),
+    snap=st.sampled_from((262_144,) * 5 + (60, 96, 1000)),
+    close=st.sampled_from(("fin", "fin", "rst", "half", "none")),
+    reuse=st.booleans(),
+    begin=st.sampled_from((0.0, 0.0, 0.1, 0.6)),
+    other=st.sampled_from((0.0, 0.0, 0.05, 0.5)),
+    pcapng=st.booleans(),
+    order=st.sampled_from("<>"),
+    nano=st.booleans(),
+    resolutions=st.sampled_from(((6,), (9,), (3, 6, 9, 0x80 | 20))),
+    cut=st.sampled_from((0, 0, 0, 1, 10, 30)),
+    files=st.sampled_from((1, 1, 2)),
+)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How a capture is read: the constants that decide it."""
+
+    hops: bool
+    lockstep: bool
+    first: int
+    least: int
+    few: int
+    patience: int
+    empty: int
+    many: int
+
+    @contextmanager
+    def taken(self) -> Iterator[None]:
+        """Read so for a while."""
+        values = [
+            (streams, "_FIRST", self.first), (streams, "_LEAST", self.least),
+            (streams, "_FEW", self.few), (streams, "_PATIENCE", self.patience),
+            (hop, "_FEW", self.empty), (hop, "_MANY", self.many),
+        ]  # fmt: skip
+        if self.hops:
+            values += [(walk, "_FEW", 0), (walk, "_LARGE", 0)]
+        if self.lockstep:
+            values += [(walk, "_MUCH", 4096), (lockstep, "_PART", 4096)]
+            values += [(lockstep, "_SEARCHED", 4096), (lockstep, "_LEAST", 2)]
+        with mock.patch.multiple(streams, _FIRST=self.first):
+            patches = [mock.patch.object(*value) for value in values]
+            for patch in patches:
+                patch.start()
+            try:
+                yield
+            finally:
+                for patch in patches:
+                    patch.stop()
+
+
+ways = st.builds(
+    Way,
+    hops=st.booleans(),
+    lockstep=st.booleans(),
+    first=st.sampled_from((0, 0, 7)),
+    least=st.sampled_from((2, 16, 256)),
+    few=st.sampled_from((2, 2, 8)),
+    patience=st.sampled_from((1, 4)),
+    empty=st.sampled_from((1, 4)),
+    many=st.sampled_from((2, 1024)),
+)
+limits = st.sampled_from(
+    (Limits(), Limits(), Limits(window=20_000), Limits(total=30_000), Limits(streams=3))
+)
+
+
+def assert_agree(plan: Plan, way: Way, limits: Limits, decode: bool) -> int:
+    """Read a capture both ways; return how many packets came as columns."""
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write(plan, Path(folder))
+        one = Said(paths, columns=False, decode=decode, limits=limits)
+        with way.taken():
+            other = Said(paths, columns=True, decode=decode, limits=limits)
+    singly, columns = one.value(), other.value()
+    for part in singly:
+        assert columns[part] == singly[part], part
+    return other.batched
+
+
+@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=plans, way=ways, limits=limits, decode=st.booleans())
+def test_generated_captures(plan: Plan, way: Way, limits: Limits, decode: bool) -> None:
+    assert_agree(plan, way, limits, decode)
