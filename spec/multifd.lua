@@ -241,6 +241,7 @@ local function tcp_value(name) return value_of_last(tcp[name]()) end
 
 local NUL8 = string.rep("\0", 8)
 local PACKET, INIT, DEVICE = LAYOUTS.packet, LAYOUTS.init, LAYOUTS.device_state
+local HEADER = PACKET.flags.offset + 4 -- leading bytes that all packets share
 local HOP = PACKET.next_packet_size.offset + 4 -- leading bytes that tell where the next packet is
 
 local TCP_FIN, TCP_SYN, TCP_RESET = 1, 2, 4
@@ -936,21 +937,21 @@ local function take_bad_header(c, tvb, visit, at, e)
     return 0
   end
   judge(c, "header", e)
-  add(visit, "header", at, 12, e)
+  add(visit, "header", at, HEADER, e)
   c.state = "failed"
-  return 12
+  return HEADER
 end
 
 local function take_packet(c, tvb, pinfo, visit, at)
   local left, have = tvb:reported_len() - at, tvb:captured_len() - at
   -- no head is shorter than that of device state
   if left < HOP and want(c, tvb, pinfo, visit, at, DEVICE.size) then return nil end
+  local e = have >= HEADER and read_header(tvb, at)
+  if e and not is_start(tvb, at, have) then return take_bad_header(c, tvb, visit, at, e) end
   if have < HOP then
     lose_place(c)
     return left
   end
-  local e = read_header(tvb, at)
-  if not is_start(tvb, at, have) then return take_bad_header(c, tvb, visit, at, e) end
   local size = size_of_head(c, tvb, at, left, have, e)
   if not size or left < size then
     if want(c, tvb, pinfo, visit, at, size or left + 1) then return nil end
@@ -1267,7 +1268,10 @@ function SHOW.init(item, tvb, at, c)
 end
 function TEXT.init() return "init" end
 
-function SHOW.header(item, tvb, at) show_rows(item, tvb, at, PACKET, 12) end
+function SHOW.header(item, tvb, at, c)
+  show_rows(item, tvb, at, PACKET, HEADER)
+  show_place(item, c)
+end
 function TEXT.header() return "no packet" end
 
 function SHOW.packet(item, tvb, at, c, e, _, runs)

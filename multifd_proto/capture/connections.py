@@ -160,10 +160,12 @@ class Connections:
             if direction is None:
                 return None
             run, wanted, half = None, taker.takes(direction.half), direction.half
-            if direction.expected != NEVER:
+            if part.size.any():
+                if direction.expected == NEVER or wanted is None:
+                    return None
                 run = next_run(part, half, direction.expected, direction.position, direction.clock)
-            if part.size.any() and (run is None or wanted is None):
-                return None
+                if run is None:
+                    return None
             parts.append((direction, part, run, wanted))
         held = [run.held for _, _, run, _ in parts if run and run.held]
         if held and self.held.exceed(max(held), sum(held)):

@@ -39,6 +39,9 @@ class CaptureFile(Protocol):
     def records(self, most: int, first: int) -> Records | None:
         """Return the next records as columns; None where they are not simple, or at the end."""
 
+    def take_back(self) -> None:
+        """Have the records that were returned last read again."""
+
     def more(self) -> bool:
         """Tell whether there is anything left, and have it in memory."""
 
@@ -51,12 +54,6 @@ class Format(NamedTuple):
 
     name: str
     open: Callable[[Window, CaptureInfo, Limits], CaptureFile] | None
-
-    @property
-    def frames(self) -> Callable[[Window, CaptureInfo, Limits], Iterator[Frame]] | None:
-        """Return what yields the frames of a file."""
-        opened = self.open
-        return opened and (lambda *file: opened(*file).frames())
 
 
 RAW_DUMP = Format("raw dump", None)
@@ -82,6 +79,10 @@ _UNREAD = {
 class Inputs:
     """The files of an input in the order given, each with its format and a window on its content.
 
+    Attributes:
+        paths: Where they are.
+        regular: They can be read again and again: none is a pipe.
+
     Raises:
         CaptureError: A path cannot be read (all are tried before the first is opened), or while
             iterating: a file is empty or no capture.
@@ -90,15 +91,16 @@ class Inputs:
     def __init__(
         self, paths: Sequence[str | Path], info: CaptureInfo, progress: Progress | None
     ) -> None:
-        self._paths = paths
+        self.paths = paths
         self._info = info
         self._progress = progress
         self._read_so_far = 0
         sizes = [_size(path) for path in paths]
+        self.regular = None not in sizes and "-" not in map(str, paths)
         self._total = None if None in sizes else sum(filter(None, sizes))
 
     def __iter__(self) -> Iterator[tuple[Format, Window]]:
-        for path in self._paths:
+        for path in self.paths:
             with self.open(path) as opened:
                 yield opened
 

@@ -30,7 +30,7 @@ from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import Event, PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, MainInfo, main_events
 from multifd_proto.machine.parameters import Bounds, MigrationParameters
-from multifd_proto.machine.payload import PageSink
+from multifd_proto.machine.payload import Digest, PageSink
 from multifd_proto.machine.resync import PEEK, starts_with_packet
 from multifd_proto.wire.main_records import STREAM_MAGIC
 from multifd_proto.wire.main_stream import MainStream
@@ -119,6 +119,7 @@ class Follower:
         decode: bool = False,
         judge: bool = True,
         sinks: SinkFactory | None = None,
+        digest: Callable[[], Digest] | None = None,
     ) -> None:
         """Make a follower.
 
@@ -128,12 +129,14 @@ class Follower:
             decode: decode payloads, so that they are judged as well.
             judge: judge the migrations; otherwise their checkers know the connections alone.
             sinks: makes what takes the guest memory of a channel.
+            digest: makes what sums up the bytes of a payload.
         """
         self._parameters = parameters or MigrationParameters()
         self._bounds = bounds or Bounds()
         self._decode = decode
         self._judges = judge
         self._sinks = sinks
+        self._digest = digest
         self._between: dict[object, list[Session]] = {}
         self.packets = 0
         """Packets in the last columns that were taken."""
@@ -283,6 +286,7 @@ class Follower:
             page_size=self._parameters.page_size,
             dialect=self._parameters.dialect,
             decode=self._decode or self._sinks is not None,
+            digest=self._digest,
             started=started,
         )
 

@@ -110,6 +110,11 @@ class Pcap:
             )
         return self._columns.records(most, first)
 
+    def take_back(self) -> None:
+        """Have the records that were returned last read again."""
+        if self._columns:
+            self._columns.take_back()
+
 
 def frames(window: Window, info: CaptureInfo, limits: Limits) -> Iterator[Frame]:
     """Yield the frames of a file whose first four bytes are among `MAGICS`.

@@ -109,6 +109,10 @@ class Pcapng:
         """
         return self._section.records(self._window, self._limits, most, first)
 
+    def take_back(self) -> None:
+        """Have the records that were returned last read again."""
+        self._section.take_back()
+
 
 def frames(window: Window, info: CaptureInfo, limits: Limits) -> Iterator[Frame]:
     """Yield the frames of a file that starts with `MAGIC`.
@@ -184,6 +188,11 @@ class _Section:
         if self._columns is None:
             self._columns = PacketBlocks(window, self._order, self._interfaces, limits)
         return self._columns.records(most, first)
+
+    def take_back(self) -> None:
+        """Have the packets that were returned last read again."""
+        if self._columns:
+            self._columns.take_back()
 
     def block(self, view: memoryview, place: int, size: int) -> Frame | None:
         """Read any one block; return the frame if it is one."""

@@ -13,6 +13,7 @@ from multifd_proto.capture.fragments import Datagrams
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.ip import Segment, segments
 from multifd_proto.capture.link import Frame
+from multifd_proto.capture.merge import in_order
 from multifd_proto.capture.pieces import Held
 from multifd_proto.capture.tcp import Direction
 from multifd_proto.capture.window import Window
@@ -45,8 +46,9 @@ class CaptureReader:
 
     Inputs are recognised by their first bytes: pcap, pcapng, either of them or a raw dump in gzip
     or zstd, and raw dumps of one stream: a multifd channel, a main stream (`QEVM`) or TLS. Several
-    paths are one input, read in the order given: a connection goes on in the next file, and each
-    raw dump is a stream of its own.
+    paths are one input: a connection goes on in the next file, and each raw dump is a stream of its
+    own. Captures are read in the order of time: those of several hosts are merged. With a pipe
+    among them, all are read in the order given.
 
     At the end of the input, what is held out of order is delivered with `Gap` events before it,
     also when the end is an error. An input that is cut, or whose compression is corrupt, is not an
@@ -89,17 +91,20 @@ class CaptureReader:
         """
         failure = None
         try:
-            for form, content in Inputs(self._paths, self.info, self._progress):
-                if form.open:
-                    frames = form.open(content, self.info, self._limits).frames()
-                    yield from self._events(frames)
+            for part in self._parts():
+                if isinstance(part, Window):
+                    yield from self._raw_dump(part)
                 else:
-                    yield from self._raw_dump(content)
+                    yield from self._events(part.frames())
         except CaptureError as error:
             failure = error
         yield from self._connections.flush()
         if failure:
             raise failure
+
+    def _parts(self) -> Iterator[Window | CaptureFile]:
+        inputs = Inputs(self._paths, self.info, self._progress)
+        return in_order(inputs, self.info, self._limits)
 
     def _events(self, frames: Iterable[Frame]) -> Iterator[StreamEvent]:
         return self._connections.events(segments(frames, self.info, self._datagrams))
@@ -112,11 +117,11 @@ class CaptureReader:
         """
         failure = None
         try:
-            for form, content in Inputs(self._paths, self.info, self._progress):
-                if form.open:
-                    yield from self._walk(form.open(content, self.info, self._limits), taker)
+            for part in self._parts():
+                if isinstance(part, Window):
+                    yield from self._raw_dump(part)
                 else:
-                    yield from self._raw_dump(content)
+                    yield from self._walk(part, taker)
         except CaptureError as error:
             failure = error
         yield from self._connections.flush()

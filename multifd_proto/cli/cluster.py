@@ -33,7 +33,7 @@ def on_cluster(address: str, tasks: Sequence[Task], done: Done) -> Iterator[Outc
         message = "--dask needs distributed: pip install 'multifd-proto[dask]'"
         raise MultiFDError(message) from None
     try:
-        client = Client(address, timeout=_PATIENCE, set_as_default=False)
+        client = Client(address, timeout=_PATIENCE)
     except (OSError, ValueError) as error:
         raise MultiFDError(f"no Dask scheduler at {address}: {error}") from None
     with client:

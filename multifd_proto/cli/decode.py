@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,8 @@ from multifd_proto.cli.common import (
     reading,
     warn,
 )
+from multifd_proto.errors import MultiFDError
+from multifd_proto.machine.payload import Digest
 from multifd_proto.views.export import Csv, Json, Text, Writer, parquet
 from multifd_proto.views.rows import row
 
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
     show_default=True,
 )
 @click.option("--offsets", is_flag=True, help="List the offsets of pages (JSON: page_offsets).")
+@click.option("--hash", "hashed", is_flag=True, help="Tell the XXH3 of each packet's payload.")
 @click.option("-o", "--output", type=click.Path(), help="Write to this file. [standard output]")
 @click.option(
     "--partition",
@@ -65,6 +68,7 @@ def command(
     as_json: bool,
     format_: str,
     offsets: bool,
+    hashed: bool,
     output: str | None,
     partition: bool,
     jobs: int | None,
@@ -97,9 +101,10 @@ def command(
         return
     if jobs or dask:
         raise click.UsageError("--jobs and --dask need --partition")
-    follower = Follower(parameters(options), judge=False)
+    follower = Follower(parameters(options), judge=False, digest=_digest() if hashed else None)
     with reading(files, options["keylog"]) as reader, _writer(format_, offsets, output) as write:
-        for piece in follower.pieces(reader):
+        # with digests, what belongs to a packet comes behind it: its payload's row
+        for piece in follower.follow(reader) if hashed else follower.pieces(reader):
             if isinstance(piece, tuple):
                 connection, event = piece
                 values = row(connection.half.stream, connection.channel, event, offsets=offsets)
@@ -110,6 +115,15 @@ def command(
     warn(reader, follower)
     if not follower.sessions:
         raise SystemExit(NOTHING_DONE)
+
+
+def _digest() -> Callable[[], Digest]:
+    try:
+        from xxhash import xxh3_64
+    except ImportError:
+        message = "--hash needs xxhash: pip install 'multifd-proto[hash]'"
+        raise MultiFDError(message) from None
+    return xxh3_64
 
 
 def _partition(

@@ -52,13 +52,17 @@ class PacketBatch:
     """SYNC packets before this one on the channel; -1 where lost bytes hide the count."""
     row: Integers
     """Place in the order of the capture: that of the record with the head's last byte."""
+    digest: NDArray[np.uint64] | None = None
+    """XXH3 (64 bits) of each payload that is over, if that was asked for."""
 
     def __len__(self) -> int:
         return len(self.heads)
 
     def __getitem__(self, part: slice | NDArray[np.intp] | NDArray[np.bool_]) -> PacketBatch:
         """Return some of the packets, in the order asked for."""
-        columns: dict[str, Any] = {f.name: getattr(self, f.name)[part] for f in fields(self)[1:]}
+        columns: dict[str, Any] = {
+            name: column[part] for name in _COLUMNS if (column := getattr(self, name)) is not None
+        }
         return replace(self, **columns)
 
     def of(self, streams: list[int]) -> PacketBatch:
@@ -72,8 +76,9 @@ class PacketBatch:
             return batches[0]
         order = np.argsort(np.concatenate([batch.row for batch in batches]), kind="stable")
         columns: dict[str, Any] = {
-            f.name: np.concatenate([getattr(batch, f.name) for batch in batches])[order]
-            for f in fields(cls)[2:]
+            name: np.concatenate([getattr(batch, name) for batch in batches])[order]
+            for name in _COLUMNS[1:]
+            if getattr(batches[0], name) is not None
         }
         place = np.empty_like(order)
         place[order] = np.arange(len(order))
@@ -189,7 +194,11 @@ class PacketBatch:
             method=method_of(packet.flags),
             decoded=False,
             fault=None,
+            digest=None if self.digest is None else int(self.digest[index]),
         )
+
+
+_COLUMNS = [f.name for f in fields(PacketBatch)[1:]]
 
 
 def _ends(batches: list[PacketBatch]) -> Integers:

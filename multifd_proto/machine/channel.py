@@ -29,7 +29,7 @@ from multifd_proto.machine.events import (
     PacketReceived,
 )
 from multifd_proto.machine.loss import EventLog, Loss
-from multifd_proto.machine.payload import PageSink, Payload, PayloadDecoders
+from multifd_proto.machine.payload import Digest, PageSink, Payload, PayloadDecoders
 from multifd_proto.machine.resync import LARGEST_HEAD, START, PacketSearch, infer_page_count
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, Dialect
 from multifd_proto.wire.payload import PayloadMethod, method_of
@@ -58,6 +58,7 @@ class Channel:
         dialect: Dialect | None = None,
         decode: bool = False,
         sink: PageSink | None = None,
+        digest: Callable[[], Digest] | None = None,
         started: bool = True,
     ) -> None:
         """Make a machine that waits for the first byte.
@@ -67,6 +68,7 @@ class Channel:
             dialect: whose packets these are; None reads them as the newest dialect's.
             decode: run payloads through their method's decoder, so that events tell how it went.
             sink: takes the decoded guest memory (implies `decode`).
+            digest: makes what sums up the bytes of a payload.
             started: the first byte is that of the init message; False where a capture begins in
                 mid-stream.
         """
@@ -77,6 +79,7 @@ class Channel:
         self.layout = dialect.packet if dialect else MultiFDPacket
         self.device_state = dialect is None or dialect.device_state
         self._decoders = PayloadDecoders(sink) if decode or sink else None
+        self.digest = digest
         self._payload: Payload | None = None
         self._log = EventLog()
         self._loss: Loss | None = None
@@ -351,7 +354,7 @@ class Channel:
             device = MultiFDPacketDeviceState.parse(self._buffer)
             size = device.next_packet_size
             head = DeviceStateReceived(self._start, self._time, device, size, self.round)
-            self._begin_payload(head, Payload(head))
+            self._begin_payload(head, Payload(head, digest=self._new_digest()))
             return
         packet = self.layout.parse(self._buffer)
         method = method_of(packet.flags)
@@ -371,7 +374,10 @@ class Channel:
             return
         # guest memory of a packet that may be none goes nowhere
         decoders = None if self._log.holding else self._decoders
-        self._begin_payload(ram, Payload(ram, method, decoders, page_size))
+        self._begin_payload(ram, Payload(ram, method, decoders, page_size, self._new_digest()))
+
+    def _new_digest(self) -> Digest | None:
+        return self.digest() if self.digest else None
 
     def _begin_payload(self, head: Event, payload: Payload) -> None:
         self._log.add(head)

@@ -155,6 +155,8 @@ class PayloadReceived(Event):
     decoded: bool
     """It was decoded, or decoding was tried: `fault` says how it went."""
     fault: PayloadFault | None
+    digest: int | None = None
+    """XXH3 (64 bits) of its bytes, if that was asked for and all of them were seen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,16 @@ class PageSink(Protocol):
         """The packet's payload is over: whole, or not (`missing`, `fault`)."""
 
 
+class Digest(Protocol):
+    """Sums up bytes in one number."""
+
+    def update(self, data: bytes | memoryview, /) -> None:
+        """Take the next bytes."""
+
+    def intdigest(self) -> int:
+        """Return the number for the bytes so far."""
+
+
 class PayloadDecoders:
     """The decoders of one channel, one a method, as some methods keep one stream a channel."""
 
@@ -55,8 +65,10 @@ class Payload:
         method: PayloadMethod | None = None,
         decoders: PayloadDecoders | None = None,
         page_size: int = 0,
+        digest: Digest | None = None,
     ) -> None:
         self.left = head.payload
+        self._digest = digest
         self._head = head
         self._method = method
         self._missing = 0
@@ -73,11 +85,13 @@ class Payload:
     @property
     def looked_at(self) -> bool:
         """Its bytes are looked at; otherwise counting them is enough."""
-        return self._decoder is not None
+        return self._decoder is not None or self._digest is not None
 
     def take(self, view: memoryview) -> int:
         """Take bytes of the payload from the start of `view`; return how many."""
         chunk = view[: self.left]
+        if self._digest:
+            self._digest.update(chunk)
         if self._decoder:
             for memory in self._decoder.feed(chunk):
                 if self._sink:
@@ -103,7 +117,9 @@ class Payload:
         return length
 
     def _give_up(self, length: int) -> None:
-        """Decode no further, as this many bytes are not there."""
+        """Look no further, as this many bytes are not there."""
+        if length:
+            self._digest = None
         if self._decoder and length:
             self._decoder.lose()
             self._decoder = None
@@ -120,6 +136,7 @@ class Payload:
             method=self._method,
             decoded=self._decoder is not None,
             fault=fault,
+            digest=self._digest.intdigest() if self._digest else None,
         )
         if self._sink:
             self._sink.end(event)

@@ -75,7 +75,7 @@ def test_rotated_captures_are_one_input(tmp_path: Path) -> None:
     paths = [
         write_pcap(tmp_path / "a", frames[:6]),
         write_pcapng(tmp_path / "b", frames[7:9]),
-        write_pcap(tmp_path / "c", [frames[6], *frames[9:]], order=">"),
+        write_pcap(tmp_path / "c", [frames[9], frames[6], *frames[10:]], order=">"),
     ]
     seen, reader = read(*paths)
     assert len(seen) == 2

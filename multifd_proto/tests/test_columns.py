@@ -6,6 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import pytest
+import xxhash
 import zstandard
 
 from multifd_proto.capture import streams
@@ -24,9 +25,9 @@ CAPTURES = sorted((Path(__file__).parents[2] / "spec/captures").glob("*.pcap.zst
 class Said:
     """All that a capture says, comparable."""
 
-    def __init__(self, paths, *, columns: bool, decode: bool = False, limits: Limits | None = None):
+    def __init__(self, paths, *, columns, decode=False, limits=None, digest=None):
         self.reader = CaptureReader(paths, limits=limits or Limits())
-        follower = Follower(decode=decode)
+        follower = Follower(decode=decode, digest=digest)
         self.batched = 0
         self.events = defaultdict(list)
         self.rows = defaultdict(list)
@@ -127,3 +128,15 @@ def test_captures_of_real_migrations(path, decode, tmp_path, small_tables, way):
 @pytest.mark.parametrize("path", CAPTURES[:3], ids=lambda path: path.name)
 def test_compressed_captures(path, small_tables):
     assert assert_same([path]).batched
+
+
+@pytest.mark.parametrize("path", [p for p in CAPTURES if "10_0" in p.name], ids=lambda p: p.name)
+def test_digests_of_payloads(path, tmp_path, small_tables, way):
+    said = assert_same([unpacked(path, tmp_path)], digest=xxhash.xxh3_64)
+    rows = [values for rows in said.rows.values() for values in rows]
+    digests = [values for values in rows if values["type"] == "payload"]
+    packets = [values for values in rows if values["type"] == "packet"]
+    assert len(digests) == len(packets)
+    assert sum(v["length"] for v in digests) == sum(v["payload"] for v in packets)
+    nothing = xxhash.xxh3_64(b"").hexdigest()
+    assert all((v["xxh3"] == nothing) == (not v["length"]) for v in digests)

@@ -83,6 +83,7 @@ _SAY: dict[str, Callable[[Row], str]] = {
         f"device state of {row['idstr']}/{row['instance_id']} + {row['payload']} bytes"
     ),
     "main": _main,
+    "payload": lambda row: f"payload of {row['length']} bytes, xxh3 {row['xxh3']}",
     "gap": lambda row: f"GAP: {row['length']} bytes {row['reason']}",
     "eof": lambda row: (
         f"{'reset' if row['reset'] else 'end'}"

@@ -17,6 +17,7 @@ from multifd_proto.machine.events import (
     Event,
     InitReceived,
     PacketReceived,
+    PayloadReceived,
 )
 from multifd_proto.machine.migration import MainReceived
 from multifd_proto.wire.main_records import MainGap, MainHeader
@@ -50,6 +51,7 @@ COLUMNS: dict[str, str] = {
     "reason": "string",
     "reset": "bool",
     "due": "int64",
+    "xxh3": "string",
 }
 """Columns of a table of rows, and their types; what a type lacks is empty."""
 
@@ -96,6 +98,8 @@ def row(stream: int, channel: int | None, event: Event, *, offsets: bool = False
             }
         case MainReceived():
             return head | _main(event, offsets)
+        case PayloadReceived(digest=int(digest)):
+            return head | {"type": "payload", "length": event.size, "xxh3": f"{digest:016x}"}
         case BytesMissing():
             return head | {"type": "gap", "length": event.length, "reason": event.reason}
         case Ended():

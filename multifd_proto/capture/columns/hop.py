@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from multifd_proto.capture.columns.records import Integers
 from multifd_proto.capture.columns.runs import PHASES, Run
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.channel import Channel
@@ -22,6 +24,7 @@ _RAW = METHODS[0]
 _START = struct.Struct(">6I").unpack_from  # magic to next_packet_size, in every layout
 _FEW = 4
 """Packets without payload in a row, from which on it pays to look at many at once."""
+_FEW_PARTS = 32
 _MANY = 1024
 
 Single = tuple[int, int, "Event | MainPiece"]
@@ -199,4 +202,18 @@ class _Walk:
             ended=ended,
             round=round_,
             row=run.row[whole] << PHASES | phase,
+            digest=self._digests(offset + self._size, payload) if self._channel.digest else None,
         )
+
+    def _digests(self, start: Integers, size: Integers) -> NDArray[np.uint64]:
+        """Sum up the payloads; 0 for one that is not over."""
+        digests, new = np.zeros(len(start), np.uint64), self._channel.digest
+        assert new
+        for index in range(len(start) - self._open):
+            digest = new()
+            parts = self._run.views(int(start[index]), int(size[index]))
+            # a call for each small part takes longer than to put them together
+            for part in parts if len(parts) <= _FEW_PARTS else (b"".join(parts),):
+                digest.update(part)
+            digests[index] = digest.intdigest()
+        return digests

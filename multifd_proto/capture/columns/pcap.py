@@ -37,6 +37,7 @@ class PcapRecords:
             8, order, _HEADER, _HEADER, limits.record, self._patterns, self._plausible
         )
         self._walk = Walk(window, self)
+        self._begin = 0
 
     def records(self, most: int, first: int) -> Records | None:
         """Return the next records; None where the next one is not whole, or too large.
@@ -48,6 +49,7 @@ class PcapRecords:
         walked = self._walk.next(most)
         if not len(walked.place):
             return None
+        self._begin = int(walked.place[0])
         header = np.ascontiguousarray(walked.rows[:, :_HEADER]).view(self._word).astype(np.int64)
         return Records(
             content=walked.content,
@@ -60,6 +62,10 @@ class PcapRecords:
             interface=np.zeros(len(walked.place), np.int64),
             networks=[self._network],
         )
+
+    def take_back(self) -> None:
+        """Have the records that were returned last read again."""
+        self._walk.move_back(self._begin)
 
     def size(self, row: bytes) -> int:
         """Return the bytes of the record with these first bytes; 0 if it claims too many."""

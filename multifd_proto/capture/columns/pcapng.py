@@ -38,6 +38,7 @@ class PacketBlocks:
         self._most = limits.record
         self.chain = Chain(4, order, 0, _LEAST, limits.record, self._patterns, self._plausible)
         self._walk = Walk(window, self)
+        self._begin = 0
 
     def records(self, most: int, first: int) -> Records | None:
         """Return the next packets; None where the next block is none, or not as it should be.
@@ -52,6 +53,7 @@ class PacketBlocks:
             self._walk.move_back(int(walked.place[count]))
         if not count:
             return None
+        self._begin = int(walked.place[0])
         words = self._words(walked)[:count]
         interface = words[:, 2]
         return Records(
@@ -89,6 +91,10 @@ class PacketBlocks:
             same = interface == number
             time[same] = ticks[same] * known.factor // known.divisor + known.offset
         return time
+
+    def take_back(self) -> None:
+        """Have the packets that were returned last read again."""
+        self._walk.move_back(self._begin)
 
     def size(self, row: bytes) -> int:
         """Return the bytes of the block with these first bytes; 0 if it is no packet."""

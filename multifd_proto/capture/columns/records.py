@@ -50,6 +50,16 @@ class Bytes:
         assert self._file is not None, "records in memory are asked for nothing else"
         return memoryview(os.pread(self._file, size, place))
 
+    def views(self, ranges: list[tuple[int, int]]) -> list[memoryview]:
+        """Return several ranges of bytes, each from its first place to the one behind it."""
+        held, base, top = self.held, self.base, self.base + len(self.held)
+        return [
+            held[start - base : stop - base]
+            if start >= base and stop <= top
+            else self.view(start, stop - start)
+            for start, stop in ranges
+        ]
+
 
 @dataclass(eq=False)
 class Records:

@@ -73,15 +73,22 @@ class Run:
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return bytes of the stream that the run holds."""
-        index = self.piece(offset)
-        if offset + size <= self._ends[index]:
-            return self.content.view(offset + self._shift[index], size)
-        parts = []
-        while size:
-            part = min(size, self._ends[index] - offset)
-            parts.append(self.content.view(offset + self._shift[index], part))
-            offset, size, index = offset + part, size - part, index + 1
-        return b"".join(parts)
+        parts = self.views(offset, size)
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    def views(self, offset: int, size: int) -> list[memoryview]:
+        """Return the same, piece by piece."""
+        if not size:
+            return []
+        first, last = self.piece(offset), self.piece(offset + size - 1)
+        if first == last:
+            return [self.content.view(offset + self._shift[first], size)]
+        starts = [offset, *self._ends[first:last]]
+        stops = [*starts[1:], offset + size]
+        shifts = self._shift[first : last + 1]
+        return self.content.views(
+            [(shift + a, shift + b) for shift, a, b in zip(shifts, starts, stops, strict=True)]
+        )
 
 
 def next_run(
@@ -93,12 +100,14 @@ def next_run(
     overlaps unless it is a mere repetition. Everything else is left to `Direction`.
 
     Args:
-        segments: of one direction, none of them cut or with a flag that opens or closes.
+        segments: of one direction, some with data, none cut or with a flag that opens or closes.
         half: the direction.
         expected: sequence number of its next byte.
         position: offset of its next byte.
         clock: time of the byte before.
     """
+    if not segments.size.all():  # what brings nothing tells no time either
+        segments = segments.part(np.flatnonzero(segments.size))
     # step by step, as all of it together may be more than sequence numbers can tell
     steps = np.diff(segments.seq, prepend=np.uint32(expected)).view(np.int32)
     start = position + np.cumsum(steps, dtype=np.int64)
@@ -116,9 +125,7 @@ def _sorted_run(
     segments: Segments, half: Half, start: Integers, end: Integers, position: int
 ) -> Run | None:
     """Do as `next_run`, for segments that are out of order or repeated."""
-    plain = segments.size > 0
-    order = np.flatnonzero(plain)
-    order = order[np.argsort(start[order], kind="stable")]
+    order = np.argsort(start, kind="stable")
     start, end = start[order], end[order]
     before = np.append(position, np.maximum(np.maximum.accumulate(end), position)[:-1])
     new = end > before

@@ -29,10 +29,12 @@ from multifd_proto.capture.link import (
     link_type,
     upper_pdu,
 )
+from multifd_proto.capture.merge import in_order
 from multifd_proto.capture.strip.headers import Addresses, Headers
 from multifd_proto.capture.strip.kept import Covered, Kept
 from multifd_proto.capture.strip.output import Output
 from multifd_proto.capture.strip.slim import key_of
+from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
 
 _MODULUS = 1 << 32
@@ -156,13 +158,13 @@ class Frames:
         """
         info = CaptureInfo()
         datagrams = Datagrams(info, limits)
-        for form, content in Inputs(list(files), info, progress):
-            if form.frames is None:
+        for part in in_order(Inputs(list(files), info, progress), info, limits):
+            if isinstance(part, Window):
                 raise CaptureError(
-                    f"{content.name}: is the raw dump of a stream and has no frames to keep, "
+                    f"{part.name}: is the raw dump of a stream and has no frames to keep, "
                     "which --slim does not need"
                 )
-            for frame in form.frames(content, info, limits):
+            for frame in part.frames():
                 self._records += 1
                 try:
                     self._strip(frame, datagrams)

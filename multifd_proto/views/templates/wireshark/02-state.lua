@@ -2,6 +2,7 @@
 
 local NUL8 = string.rep("\0", 8)
 local PACKET, INIT, DEVICE = LAYOUTS.packet, LAYOUTS.init, LAYOUTS.device_state
+local HEADER = PACKET.flags.offset + 4 -- leading bytes that all packets share
 local HOP = PACKET.next_packet_size.offset + 4 -- leading bytes that tell where the next packet is
 
 local TCP_FIN, TCP_SYN, TCP_RESET = 1, 2, 4

@@ -88,21 +88,21 @@ local function take_bad_header(c, tvb, visit, at, e)
     return 0
   end
   judge(c, "header", e)
-  add(visit, "header", at, 12, e)
+  add(visit, "header", at, HEADER, e)
   c.state = "failed"
-  return 12
+  return HEADER
 end
 
 local function take_packet(c, tvb, pinfo, visit, at)
   local left, have = tvb:reported_len() - at, tvb:captured_len() - at
   -- no head is shorter than that of device state
   if left < HOP and want(c, tvb, pinfo, visit, at, DEVICE.size) then return nil end
+  local e = have >= HEADER and read_header(tvb, at)
+  if e and not is_start(tvb, at, have) then return take_bad_header(c, tvb, visit, at, e) end
   if have < HOP then
     lose_place(c)
     return left
   end
-  local e = read_header(tvb, at)
-  if not is_start(tvb, at, have) then return take_bad_header(c, tvb, visit, at, e) end
   local size = size_of_head(c, tvb, at, left, have, e)
   if not size or left < size then
     if want(c, tvb, pinfo, visit, at, size or left + 1) then return nil end

@@ -111,7 +111,10 @@ function SHOW.init(item, tvb, at, c)
 end
 function TEXT.init() return "init" end
 
-function SHOW.header(item, tvb, at) show_rows(item, tvb, at, PACKET, 12) end
+function SHOW.header(item, tvb, at, c)
+  show_rows(item, tvb, at, PACKET, HEADER)
+  show_place(item, c)
+end
 function TEXT.header() return "no packet" end
 
 function SHOW.packet(item, tvb, at, c, e, _, runs)
