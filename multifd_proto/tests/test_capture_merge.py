@@ -8,16 +8,21 @@ import pytest
 import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scapy.utils import RawPcapReader
 
+from multifd_proto.capture.files import Inputs
 from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.info import CaptureInfo, Limits
+from multifd_proto.capture.link import link_type
+from multifd_proto.capture.merge import in_order
 from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
 from multifd_proto.tests.both_ways import both
 from multifd_proto.tests.captures import EPOCH, STEP, Frame, Talk, write_pcap, write_pcapng
 from multifd_proto.views.report import as_data
 
 CAPTURES = sorted((Path(__file__).parents[2] / "spec/captures").glob("*.pcap.zst"))
+FRAMES = [path for path in CAPTURES if "tls" not in path.name]  # that one holds its secrets
 STREAM = random.Random(6).randbytes(100_000)
 
 
@@ -61,7 +66,9 @@ def test_captures_of_both_hosts_are_merged(tmp_path):
         assert reader.info.formats == ["pcap", "pcapng"]
         assert reader.info.records == 2 * len(frames)
     (there, _), _ = both(one, other)
-    assert (there.half.retransmitted, there.half.conflicts) == (len(STREAM), 0)
+    after_the_end = 1000  # is not looked at
+    assert there.half.retransmitted == len(STREAM) - after_the_end
+    assert there.half.conflicts == 0
 
 
 def test_what_one_host_did_not_capture_the_other_did(tmp_path):
@@ -160,7 +167,7 @@ def test_pipes_are_read_in_the_order_given(tmp_path):
         check=True,
         text=True,
     )
-    assert done.stdout.decode().split()[0] == str(paths[0])
+    assert done.stdout.split()[0] == str(paths[0])
 
 
 def reports(*paths: Path, columns: bool) -> list[object]:
@@ -175,16 +182,15 @@ def reports(*paths: Path, columns: bool) -> list[object]:
 
 
 @pytest.mark.parametrize("columns", [False, True], ids=["singly", "columns"])
-@pytest.mark.parametrize("path", CAPTURES, ids=lambda path: path.name)
+@pytest.mark.parametrize("path", FRAMES, ids=lambda path: path.name)
 def test_two_lossy_captures_of_a_migration_are_judged_as_the_whole_one(path, columns, tmp_path):
-    plain = tmp_path / "plain"
-    plain.write_bytes(zstandard.ZstdDecompressor().stream_reader(path.read_bytes()).read())
-    with RawPcapReader(str(plain)) as file:
-        link, nano = file.linktype, file.nano
-        frames = [
-            Frame(data, m.sec * 10**9 + m.usec * (1 if nano else 1000), m.wirelen)
-            for data, m in file
-        ]
+    info = CaptureInfo()
+    (part,) = in_order(Inputs([path], info, None), info, Limits())
+    assert not isinstance(part, Window)
+    link, frames = 0, []
+    for time, network, view, start, stop, end in part.frames():
+        link = link_type(network)
+        frames.append(Frame(bytes(view[start:stop]), time, end - start))
     chance = random.Random(1)
     lost = [chance.choice([0, 1, 2, 2, 2, 2]) for _ in frames]
     paths = []
@@ -195,7 +201,7 @@ def test_two_lossy_captures_of_a_migration_are_judged_as_the_whole_one(path, col
             if gone != host
         ]
         paths.append(write_pcap(tmp_path / f"host{host}", kept, link))
-    assert reports(*paths, columns=columns) == reports(plain, columns=columns)
+    assert reports(*paths, columns=columns) == reports(path, columns=columns)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

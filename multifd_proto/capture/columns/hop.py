@@ -13,7 +13,7 @@ from multifd_proto.capture.columns.records import Integers
 from multifd_proto.capture.columns.runs import PHASES, Run
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.channel import Channel
-from multifd_proto.machine.events import Event
+from multifd_proto.machine.events import ChannelState, Event
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
 from multifd_proto.wire.main_records import MainRecord
 from multifd_proto.wire.main_stream import MainStream
@@ -25,6 +25,8 @@ _START = struct.Struct(">6I").unpack_from  # magic to next_packet_size, in every
 _FEW = 4
 """Packets without payload in a row, from which on it pays to look at many at once."""
 _FEW_PARTS = 32
+_PART = 1 << 20
+"""Bytes of a payload that are put together at once."""
 _MANY = 1024
 
 Single = tuple[int, int, "Event | MainPiece"]
@@ -72,6 +74,10 @@ def _feed_message(channel: Channel, run: Run) -> Iterator[int]:
             end = min(offset + passed, run.stop)
             index = run.piece(end - 1)
             channel.receive_skipped(end - offset, int(run.time[index]))
+        elif channel.state is ChannelState.AWAIT_PAYLOAD:
+            end = min(offset + channel.wanted(), run.stop, offset + _PART)
+            index = run.piece(end - 1)
+            channel.receive_data(run.read(offset, end - offset), int(run.time[index]))
         else:
             index = run.piece(offset)
             left, need = int(run.end[index]) - offset, channel.wanted()
