@@ -8,6 +8,8 @@ from threading import Thread
 
 STRETCH = 8 << 20
 """Bytes that are read at once."""
+TOUCH = 32 << 20
+"""Bytes that are read only to have them in memory."""
 _ROOM = 1 << 20
 """Bytes before a stretch, for what is left of the one before."""
 
@@ -57,3 +59,31 @@ class Ahead:
         with suppress(OSError):  # the file may be closed by now; whoever reads on, is told
             buffer = memoryview(self._buffers[1])[_ROOM:]
             self._count = os.preadv(self._file, [buffer], self._start)
+
+
+class Touch:
+    """Has the system read a file into its page cache, one part while the one before is used."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        self._scratch = bytearray(_ROOM)
+        self._reader: Thread | None = None
+        self._end = 0
+
+    def until(self, place: int) -> int:
+        """Have the file in memory from a place on, and return up to where that is."""
+        if self._reader:
+            self._reader.join()
+        if place >= self._end:
+            self._end = place
+            self._read()
+        end = self._end
+        self._reader = Thread(target=self._read, daemon=True)
+        self._reader.start()
+        return end
+
+    def _read(self) -> None:
+        with suppress(OSError):
+            for place in range(self._end, self._end + TOUCH, _ROOM):
+                os.preadv(self._file, [self._scratch], place)
+        self._end += TOUCH

@@ -1,8 +1,8 @@
 """Walking over the records of a capture file: hopping from header to header, or through memory.
 
 Large records are hopped over: their headers alone are read, a call each. Small ones are read in
-stretches. A file that is not in the page cache is read as well: hopping would have the disk look
-for each header, reading lets it read ahead.
+stretches. A file that is not in the page cache is read as a whole before it is hopped over, or the
+disk would have to look for each header.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from multifd_proto.capture.columns.ahead import Ahead
+from multifd_proto.capture.columns.ahead import Ahead, Touch
 from multifd_proto.capture.columns.lockstep import Chain, walk
 from multifd_proto.capture.columns.records import HEAD, Bytes, Integers
 from multifd_proto.capture.window import Window
@@ -73,6 +73,7 @@ class Walk:
         self._width = walker.header + HEAD
         self._count = self._bytes = 0
         self._ahead: Ahead | None = None
+        self._touch: Touch | None = None
 
     def next(self, most: int) -> Walked:
         """Return the next records: at most `most`, none where the next is not simple or whole."""
@@ -81,7 +82,7 @@ class Walk:
             self._window.fill(self._walker.header)
             held = self._window.view[self._window.start :]
             walked, end = self._step(Bytes(held, start, None), most)
-        elif self._hops(file, start):
+        elif self._hops():
             walked, end = self._hop(file, start, most)
         else:
             walked, end = self._step(Bytes(self._read(file, start, most), start, file), most)
@@ -94,15 +95,22 @@ class Walk:
         """Take back the records from this place on."""
         self._window.move(place)
 
-    def _hops(self, file: int, start: int) -> bool:
-        large = self._count >= _FEW and self._bytes >= self._count * _LARGE
-        return large and _in_memory(file, start, min(start + _FAR, self._window.size))
+    def _hops(self) -> bool:
+        return self._count >= _FEW and self._bytes >= self._count * _LARGE
+
+    def _until(self, file: int, start: int) -> int:
+        """Return up to where the file is in memory, having it read if it is not."""
+        end = min(start + _FAR, self._window.size)
+        if self._touch is None and _in_memory(file, start, end):
+            return end
+        self._touch = self._touch or Touch(file)
+        return min(self._touch.until(start), self._window.size)
 
     def _hop(self, file: int, start: int, most: int) -> tuple[Walked, int]:
         """Read the first bytes of each record, and with them the last ones of the record before."""
         pread, size_of, tail = os.pread, self._walker.size, self._walker.tail
         width, whole = self._width + tail, self._window.size
-        place, last = start, min(start + _FAR, whole - width)
+        place, last = start, min(self._until(file, start), whole) - width
         rows: list[bytes] = []
         places: list[int] = []
         while tail <= place <= last and len(rows) < most:
