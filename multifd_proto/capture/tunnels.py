@@ -8,9 +8,11 @@ from multifd_proto.capture.link import RAW, Network, Undecodable, link_layer
 from multifd_proto.capture.packets import Packet
 
 UDP = 17
-_VXLAN = (4789, 8472)  # the second is what Linux takes where nobody says otherwise
+VXLAN = (4789, 8472)
+"""Ports; the second is what Linux takes where nobody says otherwise."""
 _GENEVE = 6081
-_VNI_VALID = 0x08
+VNI_VALID = 0x08
+"""Flag that every packet of VXLAN has."""
 _ETHERNET = 1
 _INSIDE = {0x6558: _ETHERNET, 0x0800: RAW, 0x86DD: RAW}
 
@@ -20,7 +22,7 @@ _HEADER = struct.Struct(">HH").unpack_from
 def is_tunnel(packet: Packet) -> bool:
     """Tell whether a packet of UDP, or the first part of one, may be one of a tunnel."""
     view, body = packet.view, packet.body
-    return packet.stop - body >= 4 and _HEADER(view, body)[1] in (*_VXLAN, _GENEVE)
+    return packet.stop - body >= 4 and _HEADER(view, body)[1] in (*VXLAN, _GENEVE)
 
 
 def inside(packet: Packet) -> tuple[memoryview, int, int, int]:
@@ -42,7 +44,7 @@ def inside(packet: Packet) -> tuple[memoryview, int, int, int]:
 
 
 def _vxlan(view: memoryview, start: int) -> tuple[Network, int]:
-    if not view[start] & _VNI_VALID:
+    if not view[start] & VNI_VALID:
         raise Undecodable("VXLAN header malformed")
     return link_layer(_ETHERNET), start + 8
 

@@ -46,7 +46,7 @@ def command(files: tuple[str, ...], as_json: bool, **options: Any) -> None:
     """
     follower = Follower(parameters(options), decode=True)
     with reading(files, options["keylog"]) as reader:
-        for _ in follower.pieces(reader):
+        for _ in follower.pieces(reader, shown=False):
             pass
     warn(reader, follower)
     reports = [(session, session.checker.conclude()) for session in follower.sessions]

@@ -20,6 +20,10 @@ from multifd_proto.wire.schema import PAGE_SIZES
 
 NOTHING_DONE = 4
 """Exit status: the input held nothing to do it on."""
+_SEVERAL_FILES = """
+    Several FILEs are one capture, in any order: rotated ones (tcpdump -C) follow one another, those
+    of several hosts are merged by time. If one is a pipe, all are read in the order given.
+"""
 _HOW_TO_GET_SECRETS = "--keylog FILE; QEMU writes one if SSLKEYLOGFILE=FILE is in its environment"
 
 
@@ -65,7 +69,8 @@ class UuidType(click.ParamType[bytes]):
 
 
 def files_argument(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Take one FILE or more."""
+    """Take one FILE or more, and say what several are."""
+    command.__doc__ = f"{command.__doc__}\n\n{_SEVERAL_FILES}"
     return click.argument("files", metavar="FILE...", nargs=-1, required=True)(command)
 
 
@@ -136,7 +141,11 @@ def unused(info: CaptureInfo, follower: Follower) -> Iterator[str]:
     for reason, count in sorted(info.skipped.items()):
         if reason != "not TCP":
             yield f"{count} frames skipped: {reason}"
-    yield from _of_tls(info, [c.kind for c in follower.connections.values()])
+    connections = follower.connections.values()
+    conflicts = sum(half.conflicts for c in connections for half in (c.half, c.reverse))
+    if conflicts:
+        yield f"{conflicts} bytes were repeated with other values: the first ones count"
+    yield from _of_tls(info, [c.kind for c in connections])
 
 
 def seen(info: CaptureInfo, follower: Follower) -> str:

@@ -97,6 +97,8 @@ def command(
     """
     format_ = "json" if as_json else format_
     if partition:
+        if hashed:
+            raise click.UsageError("--hash: a data set has no digests")
         _partition(files, format_, offsets, output, jobs, dask, options)
         return
     if jobs or dask:

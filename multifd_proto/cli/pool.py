@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import Connection, wait
@@ -19,7 +19,7 @@ _TICK = 0.2
 """Seconds between two words on how far a task is."""
 
 
-def in_processes(jobs: int, tasks: Sequence[Task], done: Done) -> Iterator[Outcome]:
+def in_processes(jobs: int, tasks: Sequence[Task], done: Done) -> Generator[Outcome, None, None]:
     """Do tasks, so many at a time; yield what became of each, in the order in which they end.
 
     Args:

@@ -57,9 +57,8 @@ def command(files: tuple[str, ...], output: str, join: bool, **options: Any) -> 
     found = [facts for each in inputs for facts in _read(each, options)]
     if not found:
         raise SystemExit(NOTHING_DONE)
-    text = page(found)
     with click.open_file(output, "w", encoding="utf-8") as out:
-        out.write(text)
+        out.writelines(page(found))
     if output != "-":
         for facts in found:
             click.echo(f"{facts.name}: {facts.outcome.value.lower()}")
@@ -70,7 +69,12 @@ def _read(files: tuple[str, ...], options: dict[str, Any]) -> Iterator[Facts]:
     follower = Follower(parameters(options), decode=True)
     collected: dict[int, Collector] = {}
     with reading(files, options["keylog"]) as reader:
-        for connection, event in follower.follow(reader):
+        for piece in follower.pieces(reader, shown=False):
+            if not isinstance(piece, tuple):
+                for session, batch in follower.by_session(piece):
+                    collected.setdefault(session.number, Collector()).add_batch(session, batch)
+                continue
+            connection, event = piece
             if connection.session:
                 collected.setdefault(connection.session.number, Collector()).add(connection, event)
     warn(reader, follower)

@@ -44,7 +44,12 @@ def command(files: tuple[str, ...], as_json: bool, **options: Any) -> None:
     follower = Follower(parameters(options))
     summaries: dict[int, Summary] = {}
     with reading(files, options["keylog"]) as reader:
-        for connection, event in follower.follow(reader):
+        for piece in follower.pieces(reader, shown=False):
+            if not isinstance(piece, tuple):
+                for session, batch in follower.by_session(piece):
+                    summaries.setdefault(session.number, Summary()).add_batch(batch)
+                continue
+            connection, event = piece
             if connection.session and isinstance(connection.peer, ChannelInfo):
                 summary = summaries.setdefault(connection.session.number, Summary())
                 summary.add(connection.half.stream, event)

@@ -230,9 +230,7 @@ class _Scene:
 
     def frames(self) -> list[Frame]:
         """Return the records in the order of the capture."""
-        talks = [
-            t for number in range(self._plan.migrations) for t in self._migration(number)
-        ]
+        talks = [t for number in range(self._plan.migrations) for t in self._migration(number)]
         parts = [list(self._captured(talk)) for talk in talks]
         frames, time = [], 1_700_000_000 * 10**9
         while any(parts):

@@ -1,10 +1,13 @@
 """Kinds of frames: tunnels, fragments, lengths, repetitions; in both ways of reading."""
 
+import json
 import random
+import struct
 from itertools import zip_longest
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from scapy.contrib.geneve import GENEVE, GeneveOptions
 from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import (
@@ -22,6 +25,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 
 from multifd_proto.capture.streams import Limits
+from multifd_proto.cli.summary import command
 from multifd_proto.tests.both_ways import both
 from multifd_proto.tests.captures import EPOCH, STEP, Frame, Talk, write_pcap
 
@@ -87,6 +91,37 @@ TUNNELS = {
 @pytest.mark.parametrize("tunnel", TUNNELS)
 def test_connections_in_tunnels_are_those_inside(tmp_path, tunnel, version):
     check(written(tmp_path, [TUNNELS[tunnel](ip) for ip in conversation(version)]), version)
+
+
+@pytest.mark.parametrize("tunnel", TUNNELS)
+def test_what_a_snap_length_cuts_in_a_tunnel_is_a_gap(tmp_path, tunnel):
+    frames = [Frame(bytes(TUNNELS[tunnel](ip))) for ip in conversation(size=6000)]
+    for number, frame in enumerate(frames):
+        frame.time = EPOCH + number * STEP
+    for snap in (3000, 200, 100):
+        path = write_pcap(tmp_path / "x", [frame.snapped(snap) for frame in frames])
+        seen, reader = both(path)
+        if snap > 100:
+            there = seen[0]
+            first = there.gaps[0]
+            assert first[1:] == (6000 - first[0], "snapped")
+            assert first[0] + len(frames[3].data) - 6000 == snap
+            assert there.length == len(STREAM)
+        else:
+            assert reader.info.skipped.keys() <= {"header cut short"}
+
+
+def test_padding_and_lengths_that_contradict_in_a_tunnel_say_the_same_in_both_ways(tmp_path):
+    packets = []
+    for number, ip in enumerate(conversation()):
+        inner = vxlan(Ether(type=0x800) / (bytes(ip) + bytes(number % 3)))
+        packets.append(inner if number % 5 else ETHER / IP(bytes(inner[IP]) + bytes(4)))
+    packets[30][IP].len -= 10
+    packets[31][IP].len = 0
+    packets[32] = bytes(packets[32]) + bytes(20)
+    (there, _), _ = both(written(tmp_path, packets))
+    assert there.half.segments == len(packets) - 2
+    assert [gap[1:] for gap in there.gaps] == [(10, "snapped")]
 
 
 def test_a_length_of_zero_inside_a_tunnel_is_that_of_the_frame(tmp_path):
@@ -327,3 +362,15 @@ def test_ports_used_again_are_other_connections(tmp_path):
         STREAM[n : n + 20_000] for n in range(0, 60_000, 20_000)
     ]
     assert [bool(one.end) for one in seen[::2]] == [True, False, True]
+
+
+def test_conflicts_are_told(tmp_path):
+    stream = struct.pack(">II16sB39x", 0x11223344, 1, bytes(range(16)), 1) + STREAM
+    talk = Talk().handshake().send("PA", 1000, stream[1000:2000])
+    talk.send("PA", 1500, bytes(500)).send("PA", 0, stream[:1000])
+    path = write_pcap(tmp_path / "x", talk.frames)
+    done = CliRunner().invoke(command, ["--json", str(path)])
+    differ = sum(map(bool, stream[1500:2000]))
+    said = f"warning: {differ} bytes were repeated with other values: the first ones count"
+    assert said in done.stderr.splitlines()
+    assert json.loads(done.stdout)["conflicting_bytes"] == differ

@@ -9,6 +9,7 @@ import zstandard
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from multifd_proto.capture.events import StreamEvent
 from multifd_proto.capture.files import Inputs
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.info import CaptureInfo, Limits
@@ -30,7 +31,7 @@ def conversation() -> list[Frame]:
     return Talk().handshake().stream(STREAM, 500).send("FA", len(STREAM)).frames
 
 
-def whole(*paths: Path) -> CaptureReader:
+def read_whole(*paths: Path) -> CaptureReader:
     """Check that captures hold the conversation; return their reader."""
     (there, _), reader = both(*paths)
     assert there.data == STREAM
@@ -51,7 +52,7 @@ def test_rotated_captures_are_read_in_the_order_of_time(tmp_path, order, suffix)
             path = path.with_suffix(suffix)
             path.write_bytes(packed)
         paths.append(path)
-    reader = whole(*(paths[number] for number in order))
+    reader = read_whole(*(paths[number] for number in order))
     assert reader.info.files == list(map(str, paths))
     assert reader.info.records == len(frames)
 
@@ -62,7 +63,7 @@ def test_captures_of_both_hosts_are_merged(tmp_path):
     late = [Frame(frame.data, frame.time + delay) for frame in frames]
     one, other = write_pcap(tmp_path / "one", frames), write_pcapng(tmp_path / "other", late)
     for paths in ((one, other), (other, one)):
-        reader = whole(*paths)
+        reader = read_whole(*paths)
         assert reader.info.formats == ["pcap", "pcapng"]
         assert reader.info.records == 2 * len(frames)
     (there, _), _ = both(one, other)
@@ -124,7 +125,7 @@ def test_only_what_overlaps_is_open_at_once(tmp_path):
         most = max(most, len(list(fds.iterdir())))
     assert len(paths) > 30
     assert most <= before + 3
-    whole(*paths)
+    read_whole(*paths)
 
 
 def test_raw_dumps_come_first_and_empty_captures_last(tmp_path):
@@ -147,7 +148,7 @@ def test_an_input_that_is_no_capture_is_told_after_all_others(tmp_path):
     bad = tmp_path / "bad"
     bad.write_bytes(b"hello")
     path = write_pcap(tmp_path / "x", conversation())
-    seen = []
+    seen: list[StreamEvent] = []
     with pytest.raises(CaptureError, match="bad: starts with 68 65 6c 6c, a pcap"):
         seen.extend(CaptureReader([bad, path]))
     assert len(seen) > 200
@@ -183,25 +184,28 @@ def reports(*paths: Path, columns: bool) -> list[object]:
 
 @pytest.mark.parametrize("columns", [False, True], ids=["singly", "columns"])
 @pytest.mark.parametrize("path", FRAMES, ids=lambda path: path.name)
-def test_two_lossy_captures_of_a_migration_are_judged_as_the_whole_one(path, columns, tmp_path):
-    info = CaptureInfo()
-    (part,) = in_order(Inputs([path], info, None), info, Limits())
-    assert not isinstance(part, Window)
-    link, frames = 0, []
-    for time, network, view, start, stop, end in part.frames():
-        link = link_type(network)
-        frames.append(Frame(bytes(view[start:stop]), time, end - start))
+@pytest.mark.parametrize("lossy", [False, True], ids=["late", "lossy"])
+def test_two_captures_of_a_migration_are_judged_as_one(path, columns, lossy, tmp_path):
+    info, link = CaptureInfo(), 0
+    frames: list[Frame] = []
+    for part in in_order(Inputs([path], info, None), info, Limits()):
+        assert not isinstance(part, Window)
+        for time, network, view, start, stop, end in part.frames():
+            link = link_type(network)
+            unlike_all_others = time + len(frames) % 1000
+            frames.append(Frame(bytes(view[start:stop]), unlike_all_others, end - start))
+    whole = write_pcap(tmp_path / "whole", frames, link)
     chance = random.Random(1)
-    lost = [chance.choice([0, 1, 2, 2, 2, 2]) for _ in frames]
+    lost = [chance.choice([0, 1, None]) if lossy else None for _ in frames]
     paths = []
-    for host, skew in ((0, 0), (1, 30_000)):
+    for host, skew in ((0, 0), (1, 0 if lossy else 30_000)):
         kept = [
             Frame(frame.data, frame.time + skew, frame.length)
             for frame, gone in zip(frames, lost, strict=True)
             if gone != host
         ]
         paths.append(write_pcap(tmp_path / f"host{host}", kept, link))
-    assert reports(*paths, columns=columns) == reports(path, columns=columns)
+    assert reports(*paths, columns=columns) == reports(whole, columns=columns)
 
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])

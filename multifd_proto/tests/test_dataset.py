@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from decimal import Decimal
 from importlib.resources import files
@@ -91,7 +92,7 @@ def test_packets_and_pages_are_those_of_decode(folder, capture):
     packets = read(folder, "packets", capture)
     assert len(packets) == len(rows) > 30
     for row, packet in zip(rows, packets, strict=True):
-        expected = {name: row.get(name) for name in COLUMNS if name != "time"}
+        expected = {name: row.get(name) for name in COLUMNS if name not in ("time", "xxh3")}
         nanoseconds = in_nanoseconds(row["time"])
         time = packet.pop("time")
         assert packet == expected | {"migration": 0, "time_ns": nanoseconds}
@@ -120,7 +121,7 @@ def test_rounds_add_up_to_the_summary(folder, capture):
 
 @pytest.mark.parametrize("capture", CAPTURES)
 def test_a_round_lasts_from_its_first_head_to_its_last_payload(folder, capture):
-    times: dict[tuple[int, int], list[int]] = {}
+    times: dict[tuple[int, int | None], list[int]] = {}
     for connection, event in Follower().follow(Decrypted(CaptureReader([FOLDER / capture]))):
         head = getattr(event, "head", event)
         if isinstance(head, PacketReceived | DeviceStateReceived):
@@ -359,3 +360,22 @@ def test_a_capture_without_times_has_none(tmp_path):
         assert (row["time"], row["time_ns"]) == (None, None)
     for row in read(tmp_path / "dataset", "rounds", name):
         assert (row["first"], row["first_ns"], row["last"], row["last_ns"]) == (None,) * 4
+
+
+# ---- the recipes of the README -------------------------------------------------------------------
+
+README = Path(__file__).parents[2] / "README.md"
+RECIPES = re.findall(
+    r"^```sql\n(.*?)^```$", README.read_text() if README.exists() else "", re.MULTILINE | re.DOTALL
+)
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_recipes_of_the_readme_run(folder, recipe):
+    import duckdb
+
+    with duckdb.connect() as connection:
+        found = connection.execute(recipe.replace("'dataset/", f"'{folder}/")).fetchall()
+    assert len(found) >= 5
+    # a number at least in each column that may be empty here and there
+    assert all(any(row[n] is not None for row in found) for n in range(len(found[0])))

@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet
@@ -33,8 +34,6 @@ def cluster():
 
     settings = {
         "distributed.scheduler.allowed-failures": 1,
-        "distributed.worker.daemon": True,
-        "distributed.logging.distributed": "critical",
     }
     with (
         dask.config.set(settings),
@@ -46,8 +45,8 @@ def cluster():
 
 
 def decode(cluster, target, *words):
-    words = [*DECODE, "-o", target, "--dask", cluster.scheduler_address, *words]
-    done = CliRunner().invoke(cli, list(map(str, words)))
+    said = [*DECODE, "-o", target, "--dask", cluster.scheduler_address, *words]
+    done = CliRunner().invoke(cli, list(map(str, said)))
     assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
     return done.exit_code, done.stdout, done.stderr
 
@@ -75,23 +74,31 @@ def test_what_fails_is_named_and_the_rest_is_done(cluster, tmp_path):
 def kill_reader_of(cluster, path):
     """Kill the worker that reads a capture, in the middle of it."""
     held = feed(path, CAPTURE[:40_000])
-    pids = [worker.process.pid for worker in cluster.workers.values()]
-    (reader,) = [pid for pid in pids if reads(pid, path)]
-    os.kill(reader, signal.SIGKILL)
-    wait_for(lambda: not reads(reader, path))
-    os.close(held)
+    workers = wait_for(lambda: readers(cluster, path))
+    assert len(workers) == 1
+    os.kill(workers[0], signal.SIGKILL)
+    os.close(held)  # before another one opens it
+    wait_for(lambda: not Path(f"/proc/{workers[0]}").exists())  # all of its threads
+
+
+def readers(cluster, path):
+    processes = [worker.process for worker in cluster.workers.values()]
+    return [p.pid for p in processes if p and p.pid and reads(p.pid, path)]
 
 
 def reads(pid, path):
-    try:
-        return path in {link.readlink() for link in Path(f"/proc/{pid}/fd").iterdir()}
-    except OSError:
-        return False
+    found = False
+    with suppress(FileNotFoundError, ProcessLookupError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(FileNotFoundError):  # closed meanwhile
+                found |= link.readlink() == path
+    return found
 
 
 @pytest.mark.parametrize("deaths", [1, 2])
 def test_a_killed_worker_fails_its_capture_alone_if_at_all(cluster, endless, tmp_path, deaths):
-    target, read = tmp_path / "dataset", []
+    target = tmp_path / "dataset"
+    read: list[int] = []
     tasks = [task(path, target) for path in (endless, NONE, OLD)]
 
     def kill():
@@ -110,7 +117,7 @@ def test_a_killed_worker_fails_its_capture_alone_if_at_all(cluster, endless, tmp
         OLD: True,
     }
     if deaths == 2:
-        assert outcomes[endless].error.startswith("KilledWorker: ")
+        assert str(outcomes[endless].error).startswith("KilledWorker: ")
         assert not dataset.made_of(target, endless.name)
     assert sum(read) == NONE.stat().st_size + OLD.stat().st_size
     wait_for(lambda: len(cluster.scheduler_info["workers"]) == 2)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import threading
@@ -81,10 +80,15 @@ def test_what_is_there_is_not_written_again(given, tmp_path):
     assert decode(target, given) == (0, said(target, 1, 2), "")
 
 
+def aged(path):
+    os.utime(path, ns=(0, 0))
+    return []
+
+
 @pytest.mark.parametrize(
     "change",
     [
-        lambda path: os.utime(path, ns=(0, 0)) or [],
+        aged,
         lambda path: path.write_bytes(OLD.read_bytes()) and [],
         lambda path: ["--dialect", "10.0"],
         lambda path: ["--page-size", "4096"],
@@ -181,6 +185,7 @@ def test_a_file_that_cannot_be_read_is_no_file_that_is_none(given):
             [*DECODE[1:], "-o", "x", "--offsets"],
             "--offsets: with --partition, pages are a table of their own",
         ),
+        ([*DECODE[1:], "-o", "x", "--hash"], "--hash: a data set has no digests"),
         ([*DECODE[1:], "-o", "x", "--jobs", "2", "--dask", "h"], "--jobs and --dask: one of them"),
         ([*DECODE[1:], "-o", "x", "/dev/null"], None),
     ],
@@ -224,13 +229,13 @@ def feed(path, data):
 def test_a_killed_process_fails_its_capture_alone(endless, tmp_path):
     target = tmp_path / "dataset"
     tasks = [task(path, target) for path in (endless, NONE, OLD)]
-    read = []
+    read: list[int] = []
 
     def kill():
         held = feed(endless, zstandard.decompress(NONE.read_bytes(), 1 << 24)[:40_000])
         wait_for(lambda: list(target.glob(".unfinished/*/*/packets")))
         (worker,) = multiprocessing.active_children()
-        os.kill(worker.pid, signal.SIGKILL)
+        worker.kill()
         os.close(held)
 
     killer = threading.Thread(target=kill)

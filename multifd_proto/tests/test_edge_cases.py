@@ -68,12 +68,12 @@ def _small_tables(monkeypatch):
 
 def heads(said: Said) -> dict[int, list[PacketReceived]]:
     """Return the packets by source port."""
-    return {
-        said.connections[stream].half.source.port: [
-            e for e in events if isinstance(e, PacketReceived)
-        ]
-        for stream, events in said.events.items()
-    }
+    found = {}
+    for stream, events in said.events.items():
+        source = said.connections[stream].half.source
+        assert source
+        found[source.port] = [e for e in events if isinstance(e, PacketReceived)]
+    return found
 
 
 def numbers(said: Said, port: int = 40_000) -> list[int]:
@@ -87,7 +87,6 @@ def numbers(said: Said, port: int = 40_000) -> list[int]:
 def test_every_packet_is_found(options, tmp_path):
     truth = generate(tmp_path / "a", Recipe(**{"size": 3 * MIB, "segment": 1448} | options))
     said = assert_same([tmp_path / "a"])
-    assert said.batched
     found = heads(said)
     for sent in truth.channels:
         seen = [(e.offset, e.packet.packet_num, e.known) for e in found[40_001 + sent.id]]
@@ -128,7 +127,7 @@ def test_a_capture_past_the_wrap_and_past_4_gib(tmp_path):
         assert seen == sent.listed
 
 
-# ---- TCP ------------------------------------------------------------------------------------------
+# ---- TCP -----------------------------------------------------------------------------------------
 
 ALL = [0, 1, 2, 3, 4, 5, 6]
 SIZE = 5000
@@ -139,7 +138,8 @@ def talk(**options) -> Talk:
 
 
 def said_of(tmp_path: Path, one: Talk, link_type: int = 1) -> Said:
-    return assert_same([write_pcap(tmp_path / "a", one.frames, link_type)])
+    said: Said = assert_same([write_pcap(tmp_path / "a", one.frames, link_type)])
+    return said
 
 
 def pieces(begin: int = 0, end: int = len(STREAM)) -> list[tuple[int, bytes]]:
@@ -217,18 +217,15 @@ def test_ipv6_may_have_extension_headers(extension, tmp_path):
     one = talk(version=6, link="raw").stream(STREAM, 60_000)
     for frame in one.frames:
         ip, tcp = bytearray(frame.data[:40]), frame.data[40:]
-        option = (
-            struct.pack(">BBI", 0xC2, 4, len(tcp) + 8)
-            if extension == "jumbo"
-            else b"\1\4" + bytes(4)
-        )
+        jumbo = struct.pack(">BBI", 0xC2, 4, len(tcp) + 8)
+        option = jumbo if extension == "jumbo" else b"\1\4" + bytes(4)
         size = 0 if extension == "jumbo" else len(tcp) + 8
         ip[4:7] = struct.pack(">HB", size, 0)
         frame.data = bytes(ip) + b"\6\0" + option + tcp
     assert numbers(said_of(tmp_path, one, 101)) == ALL
 
 
-# ---- files ----------------------------------------------------------------------------------------
+# ---- files ---------------------------------------------------------------------------------------
 
 TALK = Talk().handshake().stream(STREAM, SIZE).send("FA", len(STREAM))
 
@@ -240,10 +237,11 @@ def test_a_last_record_that_is_cut_is_told(tmp_path):
     said = assert_same([path])
     assert numbers(said) == ALL
     last = len(TALK.frames[-2].data)
-    assert said.reader.info.truncated == [
+    (told,) = said.reader.info.truncated
+    assert told == (
         f"{path}: truncated at byte {size - last - 16}: a record of {last + 16} bytes was "
         f"demanded, {last + 6} bytes are left"
-    ]
+    )
 
 
 def test_zeros_behind_the_last_record_are_empty_records(tmp_path):
@@ -322,3 +320,20 @@ def test_a_lost_head_is_all_that_is_missed(tmp_path):
     assert numbers(said) == [0, 1, 3, 4]
     lost = [e for e in said.events[0] if isinstance(e, BytesMissing) and e.reason == "lost"]
     assert [e.length for e in lost] == [1000]
+
+
+def test_what_is_known_late_is_of_the_migration_that_it_was_part_of(tmp_path):
+    """The second channel's first packets are lost: what it is shows when the first has ended."""
+    first = talk().stream(STREAM, SIZE)
+    second = Talk(port=40_001).stream(STREAM[1000:], 2 * SIZE)  # few, so held to the end
+    second.frames.pop(0)
+    frames = [frame for pair in zip(first.frames, second.frames, strict=False) for frame in pair]
+    frames += second.frames[len(first.frames) :] + first.frames[len(second.frames) :]
+    end = Talk().send("FA", len(STREAM)).send("FA", forward=False).frames
+    late = Talk(port=40_001).send("A", len(STREAM), sync(7)).frames
+    frames += [*end, *late]
+    for number, frame in enumerate(frames):
+        frame.time = EPOCH + number * STEP
+    said = assert_same([write_pcap(tmp_path / "a", frames)])
+    assert len(said.reports) == 1
+    assert numbers(said, 40_001)[-1] == 7

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import cycle
+from itertools import count, cycle
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,20 +16,26 @@ import pytest
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from scapy.layers.inet import IP, TCP
+from scapy.layers.inet import IP, TCP, UDP, fragment
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
 from scapy.utils import rdpcap
 
+from multifd_proto.capture.files import Inputs
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.images import Images, ImageSink
+from multifd_proto.capture.info import CaptureInfo, Limits
+from multifd_proto.capture.merge import in_order
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.capture.strip.kept import Covered
 from multifd_proto.capture.strip.output import COMMENT
 from multifd_proto.capture.strip.run import strip
+from multifd_proto.capture.window import Window
 from multifd_proto.cli.strip import command
 from multifd_proto.errors import CaptureError
 from multifd_proto.machine.verdict import Verdict
-from multifd_proto.tests.captures import LINKS, Talk, write_pcap
+from multifd_proto.tests.captures import LINKS, STEP, Frame, Talk, write_pcap
 from multifd_proto.views.rows import Row, row
 from multifd_proto.wire.dialect import FLAG_SYNC
 from multifd_proto.wire.main_records import (
@@ -512,3 +519,48 @@ def test_of_overlapping_copies_the_first_counts():
     for place in range(40, 40 + 4 * 4000, 4):
         assert covered.add(place, place + 2) == [(place, place + 2)]
     assert covered.add(42, 44) == []  # too long ago to be told from what was there
+
+
+def around(path: Path, folder: Path, change: Callable[[Any], list[Any]]) -> Path:
+    """Write the packets of a capture of Ethernet with each of them changed into frames."""
+    frames = []
+    for part in in_order(Inputs([path], CaptureInfo(), None), CaptureInfo(), Limits()):
+        assert not isinstance(part, Window)
+        for time, network, view, start, stop, _ in part.frames():
+            packet = IP(bytes(view[network(view, start, stop) : stop]))
+            frames += [Frame(bytes(ETHERNET / new), time) for new in change(packet)]
+    return write_pcap(folder / "changed.pcap", frames)
+
+
+ETHERNET = Ether(src="02::1", dst="02::2")
+TUNNELLED: dict[str, Callable[[Any], list[Any]]] = {
+    "VXLAN": lambda ip: [IP(len=0) / UDP(dport=4789, len=0) / VXLAN(vni=1) / ETHERNET / ip],
+    "fragments": lambda ip: fragment(ip, 9000),
+}
+
+
+@pytest.mark.parametrize("slim", [False, True])
+@pytest.mark.parametrize("change", TUNNELLED)
+def test_what_came_through_a_tunnel_or_in_fragments_is_stripped_of_it(change, slim, tmp_path):
+    (path,) = (FOLDER / f"{name}.pcap.zst" for name in NAMES if name == "q7_2-none")
+    numbers = count(1)
+
+    def changed(ip: Any) -> list[Any]:
+        ip.id = next(numbers) % 2**16
+        return TUNNELLED[change](ip)
+
+    wrapped = around(path, tmp_path, changed)
+    assert decoded(wrapped) == decoded(path)
+    out = tmp_path / "out.pcapng"
+    done = strip([str(wrapped)], out, slim=slim)
+    assert done.dropped == {}
+    assert_equal(wrapped, stripped=out, slim=slim)
+
+
+def test_captures_of_two_hosts_are_stripped_as_one(tmp_path):
+    frames = conversation("main").frames
+    late = [Frame(frame.data, frame.time + STEP // 2) for frame in frames]
+    paths = write_pcap(tmp_path / "a", frames[::2]), write_pcap(tmp_path / "b", late[1::2])
+    out = tmp_path / "out.pcapng"
+    assert strip([str(path) for path in paths], out).frames >= len(frames)
+    assert_equal(*paths, stripped=out)

@@ -13,7 +13,7 @@ from multifd_proto.machine.batch import Integers, PacketBatch
 from multifd_proto.views.dataset_schema import TABLES
 from multifd_proto.views.packet_lines import Columns
 
-_PAGES = 1 << 17
+_PAGES = 1 << 15
 """Pages that are looked at together, at most."""
 _OF_PACKETS = [name for name in TABLES["pages"] if name not in ("page_offset", "zero")]
 

@@ -17,9 +17,11 @@ _PLACE = {"migration": "int32", "stream": "int32", "channel": "int16", "offset":
 _TIME = {"time": "time", "time_ns": "int64"}
 _TRAFFIC = ("packets", "syncs", "normal_pages", "zero_pages", "payload", "device_state")
 
+_ROWS = {name: kind for name, kind in COLUMNS.items() if name != "xxh3"}
+
 TABLES: dict[str, dict[str, str]] = {
-    # the rows of `decode`
-    "packets": {"migration": "int32"} | COLUMNS | {"ramblock": "names"} | _TIME,
+    # the rows of `decode`, without what only --hash tells
+    "packets": {"migration": "int32"} | _ROWS | {"ramblock": "names"} | _TIME,
     # a row a page: `offset` is the place of its packet or record in the stream
     "pages": _PLACE
     | _TIME

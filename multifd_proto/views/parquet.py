@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from multifd_proto.errors import MultiFDError
 
-GROUP = 1 << 18
+GROUP = 1 << 17
 """Rows of a row group: what is held in memory, and what a reader reads in parallel."""
 _ROWS = 10_000
 """Rows that are made columns together."""

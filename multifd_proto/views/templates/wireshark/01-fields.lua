@@ -11,7 +11,8 @@
 -- which is guest memory. Only heads are put together from segments; payload is hopped over by
 -- sequence number, so that memory stays small, and a segment lost inside a payload costs nothing.
 -- What a segment holds is found out once, on the first visit of its frame, and kept as a list of
--- items ("visit"); showing it, then or later, looks at that list alone.
+-- items ("visit"); showing it, then or later, looks at that list and the frame's bytes alone. What
+-- `multifd strip --slim` wrote are exported PDUs, a message each, whose tags take TCP's place.
 --
 -- SPDX-License-Identifier: GPL-2.0-or-later
 
