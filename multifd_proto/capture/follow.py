@@ -138,6 +138,7 @@ class Follower:
         self._sinks = sinks
         self._digest = digest
         self._between: dict[object, list[Session]] = {}
+        self._shown = True
         self.packets = 0
         """Packets in the last columns that were taken."""
         self.connections: dict[int, Connection] = {}
@@ -156,9 +157,13 @@ class Follower:
                     yield connection, event
 
     def pieces(
-        self, stream: Iterable[StreamEvent]
+        self, stream: Iterable[StreamEvent], *, shown: bool = True
     ) -> Iterator[tuple[Connection, Event] | PacketBatch]:
-        """Yield the same, many packets at once where that can be: as columns, see `PacketBatch`."""
+        """Yield the same, many packets at once where that can be: as columns, see `PacketBatch`.
+
+        Where they are not to be `shown`, packets may come behind later records of the main stream.
+        """
+        self._shown = shown
         events: Iterable[StreamEvent | Taken] = stream
         if isinstance(stream, CaptureReader | Decrypted):
             events = stream.columns(self)
@@ -174,7 +179,7 @@ class Follower:
         """Tell whether a direction is looked at; None where it has to be seen byte by byte."""
         connection = self.connections.get(half.stream)
         if connection and connection.peer and half is connection.half:
-            return True
+            return None if self._sinks else True
         return None if half.unwanted_until < NOTHING else False
 
     def _take_event(self, event: StreamEvent) -> Iterator[tuple[Connection, Event]]:
@@ -212,9 +217,13 @@ class Follower:
         for piece in in_order(pieces, matters):
             if isinstance(piece, PacketBatch):
                 self._judge_batch(piece)
-            else:
+                if not self._shown:
+                    yield piece
+            elif self._shown:
                 told[id(piece)] = self._judge_single(piece)
-        for piece in in_order(pieces, shows):
+            else:
+                yield self._judge_single(piece)
+        for piece in in_order(pieces, shows) if self._shown else ():
             yield piece if isinstance(piece, PacketBatch) else told[id(piece)]
 
     def _judge_single(self, single: Single) -> tuple[Connection, Event]:
@@ -368,18 +377,20 @@ class Follower:
                 connection.session.checker.migration.note(connection.peer, event)
             yield connection, event
 
-    def _judge_batch(self, batch: PacketBatch) -> None:
-        """Judge packets, those of each migration by themselves."""
-        if not self._judges:
-            return
+    def by_session(self, batch: PacketBatch) -> Iterator[tuple[Session, PacketBatch]]:
+        """Yield the packets of each migration by themselves."""
         sessions: dict[int, list[int]] = {}
         for stream in set(batch.stream.tolist()):
             session = self.connections[stream].session
             assert session
             sessions.setdefault(session.number, []).append(stream)
-        for number, streams in sessions.items():
-            part = batch if len(sessions) == 1 else batch.of(streams)
-            self.sessions[number].checker.judge_batch(part)
+        for number, streams in sorted(sessions.items()):
+            yield self.sessions[number], batch if len(sessions) == 1 else batch.of(streams)
+
+    def _judge_batch(self, batch: PacketBatch) -> None:
+        if self._judges:
+            for session, part in self.by_session(batch):
+                session.checker.judge_batch(part)
 
     def _finish(self, connection: Connection) -> Iterator[tuple[Connection, Event]]:
         if isinstance(connection.machine, Channel):

@@ -10,12 +10,12 @@ shows.
 
 The machine does not know which end it serves: a sender's own output is followed by the same
 class. It never touches a socket or a clock, never raises on any input, and holds at most two
-packet heads (4416 bytes each), whatever the peer claims.
+packet heads (4416 bytes each), whatever the peer claims; what is found after a loss it holds until
+it is proved, half a MiB of it.
 """
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 
 from multifd_proto.machine.events import (
@@ -28,10 +28,9 @@ from multifd_proto.machine.events import (
     InitReceived,
     PacketReceived,
 )
-from multifd_proto.machine.loss import EventLog, Loss
-from multifd_proto.machine.payload import Digest, PageSink, Payload, PayloadDecoders
-from multifd_proto.machine.resync import LARGEST_HEAD, START, PacketSearch, infer_page_count
-from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, Dialect
+from multifd_proto.machine.finding import Finding
+from multifd_proto.machine.payload import Digest, PageSink, Payload
+from multifd_proto.machine.resync import LARGEST_HEAD, START
 from multifd_proto.wire.payload import PayloadMethod, method_of
 from multifd_proto.wire.schema import (
     MULTIFD_PACKET_SIZE,
@@ -39,7 +38,6 @@ from multifd_proto.wire.schema import (
     MultiFDPacket,
     MultiFDPacketDeviceState,
     MultiFDPacketHdr,
-    page_count,
 )
 
 _S = ChannelState
@@ -48,49 +46,8 @@ _HOP = MultiFDPacket.end_of("next_packet_size")
 """Leading bytes of a RAM packet that tell where the next one starts."""
 
 
-class Channel:
+class Channel(Finding):
     """The sans-I/O machine of one channel."""
-
-    def __init__(
-        self,
-        *,
-        page_size: int | None = None,
-        dialect: Dialect | None = None,
-        decode: bool = False,
-        sink: PageSink | None = None,
-        digest: Callable[[], Digest] | None = None,
-        started: bool = True,
-    ) -> None:
-        """Make a machine that waits for the first byte.
-
-        Args:
-            page_size: target page size in bytes; None infers it from the first packet.
-            dialect: whose packets these are; None reads them as the newest dialect's.
-            decode: run payloads through their method's decoder, so that events tell how it went.
-            sink: takes the decoded guest memory (implies `decode`).
-            digest: makes what sums up the bytes of a payload.
-            started: the first byte is that of the init message; False where a capture begins in
-                mid-stream.
-        """
-        self.state = _S.AWAIT_INIT
-        self.offset = 0
-        self.page_count = page_count(page_size) if page_size else None
-        self.round: int | None = 0
-        self.layout = dialect.packet if dialect else MultiFDPacket
-        self.device_state = dialect is None or dialect.device_state
-        self._decoders = PayloadDecoders(sink) if decode or sink else None
-        self.digest = digest
-        self._payload: Payload | None = None
-        self._log = EventLog()
-        self._loss: Loss | None = None
-        self._searched = False
-        self._need: int | None
-        self._buffer: bytearray
-        self._known: int
-        self._start = self._time = 0
-        self._collect(MultiFDInit.size())
-        if not started:
-            self._lose_place()
 
     @property
     def page_size(self) -> int | None:
@@ -113,7 +70,9 @@ class Channel:
         """Take the next bytes of the stream, in any cut."""
         view = memoryview(data)
         while len(view):
+            self._remember(view, time)
             view = view[_TAKE[self.state](self, view, time) :]
+            self._look_again()
 
     def receive_skipped(self, length: int, time: int = 0) -> None:
         """Take note of bytes that are there but were not handed over.
@@ -121,6 +80,11 @@ class Channel:
         `unwanted` allows it; or no head is in them, and whoever stripped the capture cut them off.
         """
         self._settle_page_count(time, ended=True)
+        self._skip(length, time)
+        self._look_again()
+
+    def _skip(self, length: int, time: int) -> None:
+        self._remember(length, time)
         if self.state is _S.LOST and self._loss:
             self.offset += self._loss.pass_over(length)
             return
@@ -132,16 +96,17 @@ class Channel:
         length -= allowed
         if length and self.state is _S.AWAIT_HEADER and self._searched:
             self._deny()  # no packet starts here, or its header would have been kept
-            self.receive_skipped(length, time)
+            self._again.append((length, time, None))
         elif length:
-            self.receive_gap(length, time, "not kept")
+            self._lose(length, time, "not kept")
 
-    def receive_packets(self, length: int, syncs: int = 0) -> None:
+    def receive_packets(self, length: int, syncs: int = 0, number: int | None = None) -> None:
         """Take note of whole packets that somebody else has read.
 
         Args:
             length: bytes of them, payload included.
             syncs: how many of them are SYNC packets.
+            number: `packet_num` of the last one, if that is known.
 
         Raises:
             ValueError: the channel does not stand between two packets.
@@ -151,12 +116,25 @@ class Channel:
         self.offset += length
         if self.round is not None:
             self.round += syncs
+        if number is not None:
+            self._number = number
 
     def receive_gap(self, length: int, time: int = 0, reason: str = "lost") -> None:
         """Take note that the next `length` bytes of the stream are missing."""
         self._settle_page_count(time, ended=True)
+        self._lose(length, time, reason)
+        self._look_again()
+
+    def _lose(self, length: int, time: int, reason: str) -> None:
+        if self.state is _S.LOST and self._loss and (head := self._loss.cut_head()):
+            self._adopt(*head, time)
+        self._remember(length, time, reason)
         gap = BytesMissing(self.offset, time, length, reason, self.state)
         if self._hides_next():
+            if self._is_doubtful():
+                self.offset += length
+                self._deny()
+                return
             self._lose_place()
         if self.state is _S.LOST and self._loss:
             self._loss.gap(gap)
@@ -167,7 +145,10 @@ class Channel:
             length -= _LOSE[self.state](self, length, time)
         if length:
             self.offset += length
-            self._lose_place()
+            if self._is_doubtful():
+                self._deny()
+            else:
+                self._lose_place()
 
     def receive_eof(self, time: int = 0, *, reset: bool = False, by_peer: bool = False) -> None:
         """Take note that the stream has ended."""
@@ -180,9 +161,16 @@ class Channel:
 
     def finish(self, time: int = 0) -> None:
         """Nothing more is known of the stream, not even whether it has ended."""
+        if self._loss and self.state is _S.LOST and (head := self._loss.cut_head()):
+            data, size = head
+            if len(data) == size:
+                self._adopt(data, size, time)
+        while self._is_doubtful():
+            self._deny()
+            self._look_again()
         if self._log.holding:
             # what was found is followed by nothing that contradicts it
-            self._log.confirm()
+            self._confirm()
             self._loss = None
         if self._loss:
             self._loss.account(self.offset, time)
@@ -218,6 +206,8 @@ class Channel:
         """Return how many of the next bytes need not be handed over."""
         if self.state in (_S.FAILED, _S.CLOSED):
             return 1 << 62
+        if self._log.holding:
+            return 0
         return self._payload.left if self._payload and not self._payload.looked_at else 0
 
     def begun(self) -> tuple[int, bytes]:
@@ -252,9 +242,8 @@ class Channel:
         taken, head, again = self._loss.search(view)
         self.offset += taken - len(again)
         if head is not None:
-            self._loss.found(self.offset - len(head), time)
-            self._adopt(head, time)
-            self.receive_data(again, time)
+            self._adopt(head, len(head), time)
+            self._again.append((len(again), time, again))
         return taken
 
     def _take_nothing(self, view: memoryview, _time: int) -> int:
@@ -285,6 +274,9 @@ class Channel:
         self.offset += length
         return length
 
+    def _take(self, view: memoryview, time: int) -> int:
+        return _TAKE[self.state](self, view, time)
+
     def _hides_next(self) -> bool:
         """Tell whether missing bytes, here, hide where the next message starts."""
         if self.state is _S.AWAIT_PACKET:
@@ -292,22 +284,7 @@ class Channel:
             return device or min(self._known, len(self._buffer)) < _HOP
         return self.state in (_S.AWAIT_HEADER, _S.LOST)
 
-    def _lose_place(self) -> None:
-        self._log.confirm()
-        search = PacketSearch(self.page_count, self.device_state)
-        self._loss = Loss(self._log, self.offset - len(self._buffer), search)
-        self.state, self.round, self._searched = _S.LOST, None, True
-        if self._decoders:
-            self._decoders.lose()
-        self._collect(0)
-
     # ---- reading what a state has collected --------------------------------------------------
-
-    def _collect(self, need: int | None) -> None:
-        """Start a message of `need` bytes; None: its length is not known yet."""
-        self._need = need
-        self._buffer = bytearray()
-        self._known = sys.maxsize  # until a byte of it is missing
 
     def _due(self) -> int:
         """Return how many bytes the message that has begun still lacks."""
@@ -335,8 +312,9 @@ class Channel:
             # where a search has led, a wrong start says that the search was wrong
             self._deny()
             return
-        self._log.confirm()
-        self._loss = None
+        if not self._loss or self._loss.proved(self._start):
+            self._confirm()
+            self._loss = None
         header = MultiFDPacketHdr.parse(self._buffer)
         self._log.add(HeaderReceived(self._start, self._time, header))
         self.state = _S.AWAIT_PACKET if good else _S.FAILED
@@ -344,10 +322,6 @@ class Channel:
             self._need = MultiFDPacketDeviceState.size()
         else:
             self._need = self.layout.size(self.page_count) if self.page_count else None
-
-    def _is_device_state(self) -> bool:
-        flags = int.from_bytes(self._buffer[8:12], "big")
-        return self.device_state and bool(flags & FLAG_DEVICE_STATE)
 
     def _read_packet(self) -> None:
         if self._is_device_state():
@@ -367,6 +341,8 @@ class Channel:
         ram = PacketReceived(self._start, self._time, packet, known, size, self.round)
         if self.round is not None:
             self.round += ram.sync
+        if not self._log.holding and ram.knows("packet_num"):
+            self._number = packet.packet_num
         if packet.normal_pages > count:
             # real receivers close here; nobody knows what would follow
             self._log.add(ram)
@@ -392,45 +368,6 @@ class Channel:
             self._payload = None
             self.state = _S.AWAIT_HEADER
             self._collect(MultiFDPacketHdr.size())
-
-    # ---- finding one's place -----------------------------------------------------------------
-
-    def _settle_page_count(self, time: int, ended: bool) -> None:
-        if self._need is not None:
-            return
-        self.page_count = infer_page_count(self._buffer, ended)
-        if self.page_count:
-            self._need = self.layout.size(self.page_count)
-            rest = bytes(self._buffer[self._need :])
-            del self._buffer[self._need :]
-            self.offset -= len(rest)
-            self._read()
-            self.receive_data(rest, time)
-
-    def _adopt(self, head: bytes, time: int) -> None:
-        """Go on from a packet that the search has found."""
-        self._start, self._time = self.offset - len(head), time
-        self._collect(None)
-        self._buffer += head[: MultiFDPacketHdr.size()]
-        self._need = len(head)
-        self.state = _S.AWAIT_PACKET
-        self._log.add(HeaderReceived(self._start, time, MultiFDPacketHdr.parse(self._buffer)))
-        self._buffer += head[MultiFDPacketHdr.size() :]
-        if not self._is_device_state():
-            self.page_count = (len(head) - self.layout.size()) // self.layout.item_size
-        self._read()
-
-    def _deny(self) -> None:
-        """The packet that the search had found was none: search on, from here."""
-        rest = bytes(self._buffer)
-        self.offset -= len(rest)
-        self._collect(0)
-        if self._loss:
-            self._loss.denied()
-            self.state, self.round = _S.LOST, None
-        else:
-            self._lose_place()
-        self.receive_data(rest)
 
 
 _TAKE: dict[ChannelState, Callable[[Channel, memoryview, int], int]] = {

@@ -106,6 +106,10 @@ class Checker:
     def conclude(self) -> Report:
         """Judge the migration as a whole, and report."""
         self._judge(None, MigrationOver(0, 0))
+        return self.report()
+
+    def report(self) -> Report:
+        """Report what was found so far; requirements on the whole migration are still open."""
         hidden = any(not c.whole for c in self.migration.streams.values())
         return conclude(
             self.migration.parameters, list(self._tallies.values()), self._applied, hidden

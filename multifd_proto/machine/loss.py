@@ -1,17 +1,25 @@
 """What a channel does about bytes that it cannot see or follow: account for them, search, confirm.
 
-Guest memory can hold anything, whole packets too. So a packet that was found by searching, and
-all events after it, are held back until the packet behind it starts where it says; if it does
-not, they never happened, and the search goes on.
+Guest memory can hold anything, whole packets too, one behind the other. So a packet that was found
+by searching, and all events after it, are held back until packets have followed one another for
+longer than any payload is. If they do not, it never happened: what came since is looked at again.
+Where a hole or the end keeps it open, the packets' numbers have to ascend.
 """
 
 from __future__ import annotations
 
-from multifd_proto.machine.events import BytesMissing, ChannelState, Event
+from itertools import pairwise
+
+from multifd_proto.machine.events import BytesMissing, ChannelState, Event, PacketReceived
 from multifd_proto.machine.resync import PacketSearch
+from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
 UNSYNCHRONISED = "unsynchronised"
 """Reason of bytes that were captured but passed over while looking for the next packet."""
+
+Again = tuple[int, int, bytes | str | None]
+"""A piece to be looked at again: bytes of the stream, time, and what they are: the bytes; why they
+are missing; or None if they are there, but are not handed over."""
 
 
 class EventLog:
@@ -39,10 +47,27 @@ class EventLog:
         self._certain += self._held or ()
         self._held = None
 
-    def deny(self) -> list[BytesMissing]:
-        """What is held is not true; return the losses in it, which are."""
-        held, self._held = self._held or [], None
-        return [e for e in held if isinstance(e, BytesMissing) and e.reason != UNSYNCHRONISED]
+    def deny(self) -> None:
+        """What is held is not true."""
+        self._held = None
+
+    def in_order(self, number: int) -> bool:
+        """Tell whether the numbers of the packets that are held ascend, from above `number` on.
+
+        A packet with payload that is held alone has to have one: its claim is the larger.
+        """
+        heads = [e for e in self._held or () if isinstance(e, PacketReceived)]
+        if len(heads) == 1 and heads[0].payload and not heads[0].knows("packet_num"):
+            return False
+        return all(a < b for a, b in pairwise((number, *self._numbers())))
+
+    def last_number(self, number: int) -> int:
+        """Return the number of the last packet that is held; `number` if none is."""
+        return (number, *self._numbers())[-1]
+
+    def _numbers(self) -> list[int]:
+        packets = (e for e in self._held or () if isinstance(e, PacketReceived))
+        return [p.packet.packet_num for p in packets if p.knows("packet_num")]
 
     def drain(self) -> list[Event]:
         """Hand out what is certain."""
@@ -83,14 +108,48 @@ class Loss:
             )
         self._begin = end
 
-    def found(self, offset: int, time: int) -> None:
-        """A plausible packet starts at `offset`: hold everything until it is confirmed."""
+    def cut_head(self) -> tuple[bytes, int] | None:
+        """Return the start of a packet that a hole cuts off here, and the size of its head."""
+        return self._search.cut_head()
+
+    def found(self, offset: int, head: bytes, time: int) -> None:
+        """A plausible packet starts at `offset`: hold everything until it is proved."""
         self._log.hold()
+        self._found, self._kept_to = offset, offset + 1
+        self._kept: list[tuple[int, Again]] = []
+        self.keep(offset + 1, memoryview(head)[1:], time, None)
         begin = self._begin
         self.account(offset, time)
         self._begin = begin
 
-    def denied(self) -> None:
-        """The packet was none: the stretch goes on from where it began."""
-        for gap in self._log.deny():
-            self.gap(gap)
+    def keep(self, offset: int, piece: memoryview | int, time: int, reason: str | None) -> None:
+        """Keep what came after the start of the packet that was found."""
+        length = piece if isinstance(piece, int) else len(piece)
+        if offset + length > self._kept_to:
+            what = reason if isinstance(piece, int) else bytes(piece)
+            self._kept.append((offset, (length, time, what)))
+            self._kept_to = offset + length
+
+    def proved(self, offset: int) -> bool:
+        """Tell whether packets up to one at `offset` prove the first of them.
+
+        Those in a payload have an end where it has.
+        """
+        return not self._log.holding or offset - self._found > MULTIFD_PACKET_SIZE
+
+    def denied(self, offset: int) -> tuple[int, list[Again]]:
+        """The packet was none: the stretch goes on from where it began.
+
+        Args:
+            offset: up to where the stream was taken.
+
+        Returns:
+            From where to look again, and at what.
+        """
+        self._log.deny()
+        again = []
+        for start, (length, time, what) in self._kept:
+            length = min(length, offset - start)
+            if length > 0:
+                again.append((length, time, what[:length] if isinstance(what, bytes) else what))
+        return self._found + 1, again

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE
+from multifd_proto.wire.payload import METHOD_MASK
 from multifd_proto.wire.schema import (
     MULTIFD_MAGIC,
+    MULTIFD_PACKET_SIZE,
     MULTIFD_VERSION,
     PAGE_SIZES,
     MultiFDPacket,
@@ -95,6 +99,22 @@ class PacketSearch:
         del self._kept[: place if place >= 0 else max(0, len(self._kept) - len(START) + 1)]
         return len(data), None, b""
 
+    def cut_head(self) -> tuple[bytes, int] | None:
+        """Return the start of a packet that what comes next cuts off, and the size of its head.
+
+        It tells where the next packet starts, and what there is of it is plausible.
+        """
+        place = 0
+        while (place := self._kept.find(START, place)) >= 0:
+            head = bytes(self._kept[place:])
+            if len(head) < MultiFDPacket.end_of("next_packet_size"):
+                return None
+            count = self._count or int.from_bytes(head[12:16], "big") or DEFAULT_PAGE_COUNT
+            if count in PAGE_COUNTS and _starts_ram_packet(head, count):
+                return head, MultiFDPacket.size(count)
+            place += 1
+        return None
+
     def receive_gap(self) -> None:
         """Bytes are missing here: nothing can continue across."""
         self._kept.clear()
@@ -116,7 +136,9 @@ def _plausible_size(
         return size if _is_name(device.idstr) and device.next_packet_size else 0
     if left < MultiFDPacket.end_of("pages_alloc"):
         return None
-    count = count or int.from_bytes(data[place + 12 : place + 16], "big")
+    count = count or infer_page_count(data[place : place + LARGEST_HEAD + len(START)], ended=False)
+    if count is None:
+        return None
     if count not in PAGE_COUNTS:
         return 0
     size = MultiFDPacket.size(count)
@@ -125,9 +147,22 @@ def _plausible_size(
     return size if _is_ram_packet(MultiFDPacket.parse(data[place : place + size]), count) else 0
 
 
-def _is_ram_packet(packet: MultiFDPacket, count: int) -> bool:
+def _starts_ram_packet(head: bytes, count: int) -> bool:
+    """Tell whether a head of which there is only the start is plausible."""
+    size = MultiFDPacket.size(count)
+    packet = MultiFDPacket.parse(head[:size].ljust(size, b"\0"))
+    offsets = (len(head) - MultiFDPacket.size()) // MultiFDPacket.item_size
+    if len(head) < MultiFDPacket.end_of("ramblock"):
+        packet = replace(packet, ramblock=b"?".ljust(len(packet.ramblock), b"\0"))
+    payload = packet.normal_pages * (MULTIFD_PACKET_SIZE // count)
+    return _is_ram_packet(packet, count, max(offsets, 0)) and (
+        bool(packet.flags & METHOD_MASK) or packet.next_packet_size == payload
+    )
+
+
+def _is_ram_packet(packet: MultiFDPacket, count: int, known: int | None = None) -> bool:
     pages = packet.normal_pages + packet.zero_pages
-    offsets = packet.offset[:pages]
+    offsets = packet.offset[:pages][:known]
     return (
         packet.flags < FLAG_DEVICE_STATE
         and packet.pages_alloc in (0, count)

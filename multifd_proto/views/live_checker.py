@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import Event
 from multifd_proto.machine.migration import ChannelInfo, MainInfo
-from multifd_proto.machine.verdict import Report, Result, Verdict, conclude
+from multifd_proto.machine.parameters import Bounds, MigrationParameters
+from multifd_proto.machine.verdict import Report, Result, Verdict
 from multifd_proto.views.live_values import Finding, Judged, LiveRound
 from multifd_proto.views.summary import Summary
 from multifd_proto.wire.dialect import describe
+
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
 
 _ROUNDS = 60
 _EXAMPLES = 5
@@ -22,7 +26,11 @@ _E = TypeVar("_E", bound=Event)
 class LiveChecker(Checker):
     """Judges as `Checker` does, and sums up what it judges."""
 
-    _summary: Summary | None = None
+    def __init__(
+        self, parameters: MigrationParameters | None = None, bounds: Bounds | None = None
+    ) -> None:
+        super().__init__(parameters, bounds)
+        self._summary = Summary()
 
     def judge(self, peer: ChannelInfo | MainInfo, events: Iterable[Event]) -> None:
         """Judge the next events of a connection, and count them."""
@@ -30,19 +38,20 @@ class LiveChecker(Checker):
             events = self._counted(peer.stream, events)
         super().judge(peer, events)
 
+    def judge_batch(self, batch: PacketBatch) -> None:
+        """Judge packets of channels, and count them."""
+        super().judge_batch(batch)
+        self._summary.add_batch(batch)
+
     def _counted(self, stream: int, events: Iterable[_E]) -> Iterator[_E]:
-        summary = self._summary = self._summary or Summary()
         for event in events:
             yield event
-            summary.add(stream, event)
+            self._summary.add(stream, event)
 
     def so_far(self) -> Judged:
         """Return what is known so far; requirements on the whole migration are still open."""
-        migration = self.migration
-        hidden = any(not channel.whole for channel in migration.streams.values())
-        tallies = list(self._tallies.values())
-        report = conclude(migration.parameters, tallies, self._applied, hidden)
-        summary = self._summary or Summary()
+        migration, report = self.migration, self.report()
+        summary = self._summary
         rounds = sorted(summary.rounds.items())[-_ROUNDS:]
         return Judged(
             packets=summary.total.packets,

@@ -121,8 +121,8 @@ def csv_lines(columns: Columns, names: list[str]) -> str:
     nothing = [None] * len(columns)
     lists = {name: columns.values(name) or nothing for name in names}
     lists["time"] = [f"{s}.{r:09d}" for s, r in zip(seconds.tolist(), rest.tolist(), strict=True)]
-    if "page_offsets" in lists:
-        lists["page_offsets"] = [" ".join(map(str, offsets)) for offsets in lists["page_offsets"]]
+    if offsets := columns.values("page_offsets"):
+        lists["page_offsets"] = [" ".join(map(str, row)) for row in offsets]
     out = io.StringIO()
     csv.writer(out, lineterminator="\n").writerows(zip(*lists.values(), strict=True))
     return out.getvalue()

@@ -1,8 +1,8 @@
 """Summary of a migration: who sent what, how fast, in which rounds.
 
-The collector takes events as they come and holds a few numbers a channel, a round and a stretch
-of time, and a bit a page: its memory does not grow with the length of a capture beyond
-`MAX_ROUNDS`, `MAX_BUCKETS` and the page set's bound.
+The collector takes events, or many packets at once, as they come and holds a few numbers a channel,
+a round and a stretch of time, and a bit a page: its memory does not grow with the length of a
+capture beyond `MAX_ROUNDS`, `MAX_BUCKETS` and the page set's bound.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multifd_proto.machine.events import (
     BytesMissing,
@@ -20,6 +20,11 @@ from multifd_proto.machine.events import (
     PayloadReceived,
 )
 from multifd_proto.machine.sets import PageSet
+
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import Integers, PacketBatch
+    from multifd_proto.views.batch_sums import Sums
+    from multifd_proto.views.sent import Sent
 
 MAX_ROUNDS = 65536
 MAX_BUCKETS = 512
@@ -50,6 +55,17 @@ class Traffic:
             self.first = min(self.first or time, time)
             self.last = max(self.last, time)
 
+    def add(self, sums: Sums) -> None:
+        """Count packets."""
+        self.packets += sums.packets
+        self.syncs += sums.syncs
+        self.normal += sums.normal
+        self.zero += sums.zero
+        self.resent += sums.resent
+        self.payload += sums.payload
+        self.at(sums.first)
+        self.at(sums.last)
+
     @property
     def seconds(self) -> float:
         """Seconds from its first to its last byte."""
@@ -67,6 +83,18 @@ class Timeline:
     def add(self, time: int, size: int) -> None:
         """Count bytes."""
         self.buckets[time // self.width] += size
+        if len(self.buckets) > MAX_BUCKETS:
+            self._widen()
+
+    def add_all(self, times: Integers, sizes: Integers) -> None:
+        """Count bytes at many times."""
+        from multifd_proto.views.batch_sums import totals
+
+        for bucket, size in totals(times // self.width, sizes):
+            self.buckets[bucket] += size
+        self._widen()
+
+    def _widen(self) -> None:
         while len(self.buckets) > MAX_BUCKETS:
             self.width *= 2
             old, self.buckets = self.buckets, defaultdict(int)
@@ -100,9 +128,9 @@ class Summary:
         """Take an event of a channel; return the offsets of its pages that were sent before."""
         channel = self.channels.setdefault(stream, Traffic())
         parts = [self.total, channel]
-        round_ = getattr(event, "round", None)
-        if round_ is not None and (round_ in self.rounds or len(self.rounds) < MAX_ROUNDS):
-            parts.append(self.rounds.setdefault(round_, Traffic()))
+        round_ = self._round(getattr(event, "round", None))
+        if round_ is not None:
+            parts.append(round_)
         again = self._sent_again(event) if isinstance(event, PacketReceived) else ()
         for part in parts:
             part.at(event.time)
@@ -111,6 +139,46 @@ class Summary:
             timeline = self.timelines.setdefault(stream, Timeline())
             timeline.add(event.time, event.size - event.missing)
         return again
+
+    def add_batch(self, batch: PacketBatch) -> None:
+        """Take packets: it comes to the same as to add all their events."""
+        from multifd_proto.views.sent import parts
+
+        for sent in parts(batch):
+            if self.has_room_for(sent):
+                self.add_sent(sent)
+                continue
+            for stream, event in sent.events():
+                self.add(stream, event)
+
+    def has_room_for(self, sent: Sent) -> bool:
+        """Tell whether all pages of packets can be remembered."""
+        return len(self._pages) + sent.chunks <= MAX_PAGE_CHUNKS
+
+    def add_sent(self, sent: Sent) -> None:
+        """Take packets for whose pages there is room, and find those that were sent before."""
+        from multifd_proto.views.batch_sums import PacketSums
+
+        batch = sent.batch
+        sent.add_to(self._pages)
+        sums = PacketSums(batch, sent.resent)
+        for stream, part in sums.by(batch.stream):
+            self.total.add(part)
+            self.channels.setdefault(stream, Traffic()).add(part)
+            over = (batch.stream == stream) & (batch.ended >= 0)
+            if over.any():
+                timeline = self.timelines.setdefault(stream, Timeline())
+                timeline.add_all(batch.ended[over], batch.payload[over])
+        for number, part in sums.by(batch.round, payloads=False):
+            round_ = self._round(number)
+            if round_:
+                round_.add(part)
+
+    def _round(self, number: int | None) -> Traffic | None:
+        """Return a round; None where there are too many, or lost bytes hide which it is."""
+        if number is None or (number not in self.rounds and len(self.rounds) >= MAX_ROUNDS):
+            return None
+        return self.rounds.setdefault(number, Traffic())
 
     def _sent_again(self, event: PacketReceived) -> Sequence[int]:
         if not event.knows("offset"):

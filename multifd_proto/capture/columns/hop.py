@@ -174,11 +174,17 @@ class _Walk:
     def tell_channel(self) -> None:
         """Move the channel on behind what was walked over."""
         channel, run = self._channel, self._run
-        channel.receive_packets(self.position - channel.offset, self._syncs)
+        channel.receive_packets(self.position - channel.offset, self._syncs, self._number())
         if self._open:
             channel.receive_data(self.heads[-1], int(run.time[run.piece(self.position)]))
             for _ in channel.events():
                 pass  # they are told by the batch
+
+    def _number(self) -> int | None:
+        """Return the `packet_num` of the last packet that is over."""
+        over = self.heads[:-1] if self._open else self.heads
+        end = self._layout.end_of("packet_num") - self._size
+        return int.from_bytes(over[-1][end - 8 :][:8], "big") if over else None
 
     def batch(self, phase: int) -> PacketBatch:
         """Return the packets."""

@@ -14,6 +14,7 @@ from multifd_proto.capture.fragments import Datagrams, Pending
 from multifd_proto.capture.info import CaptureInfo
 from multifd_proto.capture.ip import Segment, decode
 from multifd_proto.capture.link import Network, NotKept, Undecodable, link_type
+from multifd_proto.capture.tunnels import UDP, VNI_VALID, VXLAN
 
 _COOKED_2 = 276
 _IP = (0x0800, 0x86DD)
@@ -22,6 +23,7 @@ _IP_START = {_COOKED_2: 20, 0: 4, 108: 4, **dict.fromkeys((12, 14, 101, 228, 229
 _VLANS = (0x8100, 0x88A8, 0x9100)
 _TCP = 6
 _FRAGMENTED = 0x3FFF
+_VXLAN_HEADERS = 20 + 8 + 8 + 14  # IPv4, UDP, VXLAN, Ethernet
 _SECRET = np.array([secrets.randbits(64) | 1 for _ in range(9)], np.uint64)
 """Multipliers of the hash of addresses and ports: nobody can make two flows alike."""
 
@@ -147,9 +149,25 @@ def _shapes(records: Records) -> Integers:
             start[same] = _IP_START[link]
         if link == _COOKED_2:  # the protocol comes first there
             start[same & ~np.isin(_u16(head, 0), _IP)] = -1
+    start = _inside_vxlan(head, start)
     version = head[np.arange(len(head)), np.maximum(start, 0)] >> 4
     known = (start >= 0) & ((version == 4) | (version == 6))
     return np.where(known, start * 2 + (version == 6), -1)
+
+
+def _inside_vxlan(head: NDArray[np.uint8], start: Integers) -> Integers:
+    """Return where the inner packet starts, if it is of IPv4 in Ethernet, over plain IPv4."""
+    for ip in _distinct(start):
+        inner = ip + _VXLAN_HEADERS
+        if ip < 0 or inner + 40 > HEAD or not (head[:, ip + 9] == UDP).any():
+            continue
+        plain = (start == ip) & (head[:, ip] == 0x45) & (head[:, ip + 9] == UDP)
+        plain &= (_u16(head, ip + 6) & _FRAGMENTED == 0) & np.isin(_u16(head, ip + 22), VXLAN)
+        plain &= (head[:, ip + 28] & VNI_VALID > 0) & (_u16(head, inner - 2) == _IP[0])
+        size = _u16(head, inner + 2)
+        plain &= (size > 0) & (size + _VXLAN_HEADERS <= _u16(head, ip + 2))
+        start = np.where(plain, inner, start)
+    return start
 
 
 def _plain_link(network: Network) -> int | None:

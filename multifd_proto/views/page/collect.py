@@ -11,8 +11,9 @@ import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-from multifd_proto.capture.follow import Connection
+from multifd_proto.capture.follow import Connection, Session
 from multifd_proto.machine.events import (
     BytesMissing,
     ChannelState,
@@ -29,11 +30,17 @@ from multifd_proto.wire.main_records import MainGap, StreamEnd
 from multifd_proto.wire.ram_records import RamZero
 from multifd_proto.wire.schema import MultiFDPacketDeviceState
 
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
+
 STALL = 500_000_000
 """Nanoseconds of a channel's silence that are worth a word."""
 MAX_STALLS = 512
 MAX_GAPS = 50
-_PARTS = 16  # that a payload's bytes are spread over, between its first and its last byte
+PARTS = 16
+"""Parts that a payload's bytes are spread over, between its first and its last byte."""
+PART = 1_000_000
+"""Nanoseconds of such a part at least."""
 
 
 @dataclass(order=True, frozen=True, slots=True)
@@ -90,8 +97,10 @@ class Collector:
     """The main stream was seen to its end."""
     main_gap: bool = False
     """Bytes of the main stream are missing."""
-    _heard: dict[int, int] = field(default_factory=dict)
-    _pass: PageSet = field(default_factory=PageSet)
+    heard: dict[int, int] = field(default_factory=dict)
+    """When each channel was last heard of."""
+    sent_in_pass: PageSet = field(default_factory=PageSet)
+    """Of the pages that had been sent before, those of this pass."""
 
     def add(self, connection: Connection, event: Event) -> None:
         """Take an event of a connection."""
@@ -99,31 +108,48 @@ class Collector:
         session, peer = connection.session, connection.peer
         if session is None:
             return
-        if event.time:
-            self.first = min(self.first or event.time, event.time)
-            self.last = max(self.last, event.time)
         if isinstance(peer, ChannelInfo):
-            again = self.summary.add(stream, event)
-            self._note_silence(stream, event)
-            self._add_channel(stream, session.checker.migration, event, again)
+            self._add_channel(stream, session.checker.migration, event)
         elif isinstance(event, MainReceived):
+            self.at(event.time)
             self._add_main(stream, session.checker.migration, event)
+
+    def add_batch(self, session: Session, batch: PacketBatch) -> None:
+        """Take packets of a migration: it comes to the same as to add all their events."""
+        from multifd_proto.views.page.collect_batch import collect
+        from multifd_proto.views.sent import parts
+
+        migration = session.checker.migration
+        for sent in parts(batch):
+            room = MAX_PAGE_CHUNKS - len(self.sent_in_pass)
+            if self.summary.has_room_for(sent) and sent.chunks <= room:
+                collect(self, migration, sent)
+                continue
+            for stream, event in sent.events():
+                self._add_channel(stream, migration, event)
+
+    def at(self, time: int) -> None:
+        """Widen the time it took."""
+        if time:
+            self.first = min(self.first or time, time)
+            self.last = max(self.last, time)
 
     # ---- channels --------------------------------------------------------------------------------
 
-    def _add_channel(
-        self, stream: int, migration: Migration, event: Event, again: Sequence[int]
-    ) -> None:
+    def _add_channel(self, stream: int, migration: Migration, event: Event) -> None:
+        again = self.summary.add(stream, event)
+        self.at(event.time)
+        self._note_silence(stream, event)
         match event:
             case PacketReceived():
-                self._lane(stream).add(event.time, event.packet.size(len(event.packet.offset)))
+                self.lane(stream).add(event.time, event.packet.size(len(event.packet.offset)))
                 if event.sync:
                     self.syncs.setdefault(stream, Timeline()).add(event.time, 1)
                 self._add_pages(migration, event, again)
             case PayloadReceived():
                 if not isinstance(event.head, PacketReceived):
-                    self._lane(stream).add(event.head.time, MultiFDPacketDeviceState.size())
-                spread(self._lane(stream), event.head.time, event.time, event.size - event.missing)
+                    self.lane(stream).add(event.head.time, MultiFDPacketDeviceState.size())
+                spread(self.lane(stream), event.head.time, event.time, event.size - event.missing)
             case BytesMissing():
                 self.lost[event.reason] += event.length
                 if len(self.gaps) < MAX_GAPS:
@@ -144,33 +170,40 @@ class Collector:
 
     def _note_pass(self, event: PacketReceived, block: bytes, again: tuple[int, ...]) -> None:
         """See whether a pass over the memory has begun: in one, no page is sent twice."""
-        round_ = event.round
-        if round_ is None or (self.passes and round_ <= self.passes[-1]):
-            self._remember(event, block, again)
-            return
-        if not self.passes or self._remember(event, block, again):
-            if len(self.passes) < MAX_ROUNDS:
-                self.passes.append(round_)
-            self._pass = PageSet()
+        known = self._remember(event, block, again)
+        if self.may_begin(event.round) and (known or not self.passes):
+            self.begin_pass(event.round or 0)
             self._remember(event, block, again)
 
+    def may_begin(self, round_: int | None) -> bool:
+        """Tell whether a packet of a round can be the first one of another pass."""
+        return round_ is not None and (not self.passes or round_ > self.passes[-1])
+
+    def begin_pass(self, round_: int) -> None:
+        """Begin another pass over the memory."""
+        if len(self.passes) < MAX_ROUNDS:
+            self.passes.append(round_)
+        self.sent_in_pass = PageSet()
+
     def _remember(self, event: PacketReceived, block: bytes, again: tuple[int, ...]) -> list[int]:
-        return self._pass.add(
-            block, again, event.page_size, lambda: len(self._pass) < MAX_PAGE_CHUNKS
-        )
+        seen = self.sent_in_pass
+        return seen.add(block, again, event.page_size, lambda: len(seen) < MAX_PAGE_CHUNKS)
 
     def _note_silence(self, stream: int, event: Event) -> None:
         if not event.time:
             return
-        since = self._heard.get(stream)
-        self._heard[stream] = event.time
+        since = self.heard.get(stream)
+        self.heard[stream] = event.time
         # a channel that has nothing more to send is closed when the source is done
         quiet = isinstance(event, Ended) and event.state is ChannelState.AWAIT_HEADER
         if since is None or event.time - since < STALL or (quiet and not _reset(event)):
             return
         inside = isinstance(event, PayloadReceived) or bool(getattr(event, "due", 0))
         round_ = self.summary.channels[stream].syncs
-        stall = Stall(event.time - since, since, stream, inside, round_)
+        self.add_stall(Stall(event.time - since, since, stream, inside, round_))
+
+    def add_stall(self, stall: Stall) -> None:
+        """Remember a silence, if it is one of the longest."""
         if len(self.stalls) < MAX_STALLS:
             heapq.heappush(self.stalls, stall)
         else:
@@ -179,7 +212,7 @@ class Collector:
     # ---- the main stream -------------------------------------------------------------------------
 
     def _add_main(self, stream: int, migration: Migration, event: MainReceived) -> None:
-        self._lane(stream).add(event.time, event.size)
+        self.lane(stream).add(event.time, event.size)
         record = event.record
         if isinstance(record, RamZero) and record.block is not None:
             known = (migration.blocks or {}).get(record.block)
@@ -190,7 +223,8 @@ class Collector:
         self.ended |= isinstance(record, StreamEnd)
         self.main_gap |= isinstance(record, MainGap)
 
-    def _lane(self, stream: int) -> Timeline:
+    def lane(self, stream: int) -> Timeline:
+        """Return the lane of a connection."""
         lane = self.lanes.get(stream)
         if lane is None:
             lane = self.lanes[stream] = Timeline()
@@ -203,7 +237,7 @@ def _reset(event: Event) -> bool:
 
 def spread(timeline: Timeline, first: int, last: int, size: int) -> None:
     """Count bytes of which only the first's and the last's time is known."""
-    parts = min(_PARTS, (last - first) // timeline.width + 1) if first else 1
+    parts = min(PARTS, (last - first) // PART + 1) if first else 1
     for part in range(1, parts):
         timeline.add(first + (last - first) * part // parts, size // parts)
     timeline.add(last, size - size // parts * (parts - 1))

@@ -7,8 +7,12 @@ takes as much memory, and as much room on the page, whatever the guest's size.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import Integers
 
 MAX_CELLS = 1024
 MAX_BLOCKS = 64
@@ -53,10 +57,23 @@ class BlockMap:
             offsets: of the pages, in bytes, each below the end of the block.
             kind: the count of a `Cell`.
         """
-        highest = _highest(offsets)
+        self._make_room(_highest(offsets))
+        self._count(self._by_cell(offsets), kind)
+
+    def add_pages(self, numbers: Integers, kind: str, page_size: int) -> None:
+        """Count pages, given by their numbers."""
+        from numpy import bincount  # only where there are many
+
+        self._make_room(int(numbers.max()) * page_size)
+        counts = bincount(numbers * page_size >> (self.span.bit_length() - 1))
+        self._count(((cell, count) for cell, count in enumerate(counts.tolist()) if count), kind)
+
+    def _make_room(self, highest: int) -> None:
         while highest // self.span >= MAX_CELLS:
             self._double()
-        for index, count in self._by_cell(offsets):
+
+    def _count(self, cells: Iterable[tuple[int, int]], kind: str) -> None:
+        for index, count in cells:
             cell = self.cells.get(index)
             if cell is None:
                 cell = self.cells[index] = Cell()
@@ -87,6 +104,10 @@ def _highest(offsets: Sequence[int]) -> int:
     return offsets[-1] if isinstance(offsets, range) else max(offsets)
 
 
+def _pages_in(length: int | None, page_size: int) -> int:
+    return -(-(length or _NOWHERE) // page_size)
+
+
 class MemoryMap:
     """All RAM blocks of a migration."""
 
@@ -109,16 +130,29 @@ class MemoryMap:
         """
         if not offsets:
             return
-        end = end or _NOWHERE
+        end = _pages_in(end, page_size) * page_size
         if _highest(offsets) >= end:
             offsets = [offset for offset in offsets if offset < end]
             if not offsets:
                 return
+        found = self._block(block, page_size)
+        if found:
+            found.add(offsets, kind)
+
+    def add_pages(
+        self, block: bytes, numbers: Integers, kind: str, page_size: int, end: int | None
+    ) -> None:
+        """Count pages of a block, as `add` does, given by their numbers."""
+        if numbers.max(initial=0) >= (stop := _pages_in(end, page_size)):
+            numbers = numbers[numbers < stop]
+        found = self._block(block, page_size) if len(numbers) else None
+        if found:
+            found.add_pages(numbers, kind, page_size)
+
+    def _block(self, block: bytes, page_size: int) -> BlockMap | None:
         found = self.blocks.get(block)
-        if found is None:
-            if len(self.blocks) >= MAX_BLOCKS:
-                if len(self.left_out) < MAX_BLOCKS:
-                    self.left_out.add(block)
-                return
+        if found is None and len(self.blocks) < MAX_BLOCKS:
             found = self.blocks[block] = BlockMap(page_size, page_size)
-        found.add(offsets, kind)
+        elif found is None and len(self.left_out) < MAX_BLOCKS:
+            self.left_out.add(block)
+        return found
