@@ -37,7 +37,7 @@ from multifd_proto.wire.main_stream import MainStream
 from multifd_proto.wire.schema import CHANNEL_MAGIC
 
 if TYPE_CHECKING:
-    from multifd_proto.capture.columns.hop import Piece, Single
+    from multifd_proto.capture.columns.hop import Single
     from multifd_proto.machine.batch import PacketBatch
 
 NOTHING = 1 << 62
@@ -196,25 +196,14 @@ class Follower:
             yield from self._feed(connection, event)
 
     def _take(self, taken: Taken) -> Iterator[tuple[Connection, Event] | PacketBatch]:
-        from multifd_proto.capture.columns.hop import follow_channel, follow_main
-        from multifd_proto.capture.columns.order import in_order, matters, shows
+        from multifd_proto.capture.columns.feed import feed
+        from multifd_proto.capture.columns.order import InOrder, matters, shows
         from multifd_proto.machine.batch import PacketBatch
 
-        pieces: list[Piece] = []
-        for run in taken:
-            connection = self.connections[run.half.stream]
-            machine = connection.machine
-            if isinstance(machine, Channel):
-                assert isinstance(connection.peer, ChannelInfo)
-                pieces += follow_channel(machine, run)
-                connection.peer.page_size = machine.page_size
-            else:
-                assert machine
-                pieces += follow_main(machine, run)
-            run.half.unwanted_until = run.stop + machine.unwanted()
-        self.packets = sum(len(piece) for piece in pieces if isinstance(piece, PacketBatch))
+        order = InOrder(feed(self.connections, taken))
+        self.packets = sum(map(len, order.packets))
         told: dict[int, tuple[Connection, Event]] = {}
-        for piece in in_order(pieces, matters):
+        for piece in order.cut(matters):
             if isinstance(piece, PacketBatch):
                 self._judge_batch(piece)
                 if not self._shown:
@@ -223,7 +212,7 @@ class Follower:
                 told[id(piece)] = self._judge_single(piece)
             else:
                 yield self._judge_single(piece)
-        for piece in in_order(pieces, shows) if self._shown else ():
+        for piece in order.cut(shows) if self._shown else ():
             yield piece if isinstance(piece, PacketBatch) else told[id(piece)]
 
     def _judge_single(self, single: Single) -> tuple[Connection, Event]:

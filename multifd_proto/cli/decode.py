@@ -158,8 +158,7 @@ def _cores() -> int:
 def _columns(follower: Follower, batch: PacketBatch, offsets: bool) -> Columns:
     from multifd_proto.views.packet_lines import Columns
 
-    channels = {s: follower.connections[s].channel for s in set(batch.stream.tolist())}
-    return Columns(batch, channels, offsets=offsets)
+    return Columns(batch, lambda stream: follower.connections[stream].channel, offsets=offsets)
 
 
 @contextmanager

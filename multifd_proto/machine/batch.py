@@ -63,7 +63,17 @@ class PacketBatch:
         columns: dict[str, Any] = {
             name: column[part] for name in _COLUMNS if (column := getattr(self, name)) is not None
         }
-        return replace(self, **columns)
+        made = replace(self, **columns)
+        if isinstance(part, slice):
+            whole, start = self.cut_from
+            vars(made)["cut"] = whole, start + part.indices(len(self))[0]
+        return made
+
+    @property
+    def cut_from(self) -> tuple[PacketBatch, int]:
+        """The batch that it is a stretch of, and where in it: itself, if it was not cut."""
+        cut: tuple[PacketBatch, int] = vars(self).get("cut") or (self, 0)
+        return cut
 
     def of(self, streams: list[int]) -> PacketBatch:
         """Return the packets of some connections."""

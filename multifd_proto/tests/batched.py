@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -27,7 +28,9 @@ def batch_of(packets: list[tuple[int, PacketReceived]]) -> PacketBatch:
         "round": [-1 if event.round is None else event.round for event in events],
         "row": list(range(len(events))),
     }
-    integers = {name: np.array(values, np.int64) for name, values in columns.items()}
+    integers: dict[str, Any] = {
+        name: np.array(values, np.int64) for name, values in columns.items()
+    }
     return PacketBatch(layout, np.frombuffer(heads, layout.dtype(count)), **integers)
 
 

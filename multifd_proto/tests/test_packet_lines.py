@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from typing import Any
 
 import numpy as np
 from hypothesis import given
@@ -39,7 +40,7 @@ def batches(draw):
         if layout is MultiFDPacket:
             values["zero_pages"] = draw(st.integers(0, PAGES - values["normal_pages"]))
         heads.append(layout(**values).build())
-    column = {
+    column: dict[str, Any] = {
         name: np.array(draw(st.lists(values, min_size=count, max_size=count)), np.int64)
         for name, values in {
             "stream": st.integers(0, 2),
@@ -58,12 +59,12 @@ def batches(draw):
     )
 
 
-CHANNELS = {0: 3, 1: None, 2: 0}
+CHANNELS = {0: 3, 1: None, 2: 0}.get
 
 
 def rows(batch, *, offsets=False):
     for index, stream in enumerate(batch.stream.tolist()):
-        yield row(stream, CHANNELS[stream], batch.packet(index), offsets=offsets)
+        yield row(stream, CHANNELS(stream), batch.packet(index), offsets=offsets)
 
 
 @given(batches())
@@ -90,3 +91,14 @@ def test_csv_holds_the_rows(batch):
         seconds, nanoseconds = divmod(values["time"], 10**9)
         table.writerow(values | {"time": f"{seconds}.{nanoseconds:09d}"})
     assert lines == out.getvalue()
+
+
+@given(batches(), st.data())
+def test_a_stretch_has_the_lines_of_its_packets(batch, data):
+    start = data.draw(st.integers(0, len(batch) - 1))
+    stop = data.draw(st.integers(start + 1, len(batch)))
+    part = batch[start:stop][0 : stop - start]
+    for form in (text_lines, json_lines):
+        singly = (batch[np.array([place])] for place in range(start, stop))
+        lines = [form(Columns(packet, CHANNELS, offsets=False)) for packet in singly]
+        assert form(Columns(part, CHANNELS, offsets=False)) == "".join(lines)

@@ -59,7 +59,8 @@ def plain(value: Any) -> Any:
 
 
 def collected(path: Path, *, columns: bool) -> dict[int, Collector]:
-    follower, reader, found = Follower(decode=False), CaptureReader([path]), {}
+    follower, reader = Follower(decode=False), CaptureReader([path])
+    found: dict[int, Collector] = {}
     for piece in follower.pieces(reader if columns else iter(reader)):
         if not isinstance(piece, tuple):
             for session, batch in follower.by_session(piece):
@@ -129,8 +130,8 @@ def batch_from(script: list[dict[str, Any]], layout: Any) -> Any:
 def session_of(checker: Checker) -> Session:
     session = Session(0, None, None, checker)
     for stream in range(CHANNELS):
-        halves = [Half(stream, forward, None, None, 0, anchored=True) for forward in (True, False)]
-        connection = Connection(*halves, "multifd", session)
+        half, reverse = (Half(stream, way, None, None, 0, anchored=True) for way in (True, False))
+        connection = Connection(half, reverse, "multifd", session)
         connection.peer = checker.add_channel(stream)
         session.connections.append(connection)
     return session

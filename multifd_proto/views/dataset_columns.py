@@ -29,7 +29,9 @@ def packets(follower: Follower, batch: PacketBatch) -> dict[str, Any]:
     """Return columns of `packets`."""
     streams, places = np.unique(batch.stream, return_inverse=True)
     connections = [follower.connections[stream] for stream in streams.tolist()]
-    columns = Columns(batch, {c.half.stream: c.channel for c in connections}, offsets=False)
+    columns = Columns(
+        batch, {c.half.stream: c.channel for c in connections}.__getitem__, offsets=False
+    )
     out = {name: columns.array(name) for name in TABLES["packets"] if name in columns.names}
     sessions = [c.session.number if c.session else None for c in connections]
     out["migration"] = pyarrow.array(sessions, pyarrow.int32()).take(pyarrow.array(places))

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,8 +22,8 @@ from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.views.messages import clock, describe
 from multifd_proto.views.rows import row, text
 
-Channels = Mapping[int, int | None]
-"""Id of the channel of each connection."""
+Channels = Callable[[int], int | None]
+"""Returns the id of a connection's channel."""
 _SECOND = 10**9
 _NUMBERS = (
     "flags", "pages_alloc", "normal_pages", "zero_pages", "next_packet_size", "packet_num",
@@ -34,14 +35,19 @@ class Columns:
 
     def __init__(self, batch: PacketBatch, channels: Channels, *, offsets: bool) -> None:
         stream = int(batch.stream[0])
-        sample = row(stream, channels[stream], batch.packet(0), offsets=offsets)
+        sample = row(stream, channels(stream), batch.packet(0), offsets=offsets)
         assert sample
         self.batch = batch
         self.channels = channels
+        self._offsets = offsets
         self.names = list(sample)
 
     def __len__(self) -> int:
         return len(self.batch)
+
+    def of(self, batch: PacketBatch) -> Columns:
+        """Return the rows of another batch."""
+        return Columns(batch, self.channels, offsets=self._offsets)
 
     def values(self, name: str) -> list[Any] | None:
         """Return the values of a key; None where it is not one of a packet's row."""
@@ -51,7 +57,7 @@ class Columns:
             case "type":
                 return ["packet"] * len(self)
             case "channel":
-                return [self.channels[stream] for stream in self.batch.stream.tolist()]
+                return list(map(self.channels, self.batch.stream.tolist()))
             case "round":
                 return [None if r < 0 else r for r in self.batch.round.tolist()]
             case "ramblock":
@@ -91,6 +97,10 @@ def _clock(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def json_lines(columns: Columns) -> str:
     """Return the rows as JSON, a line each, with the time in seconds at its end."""
+    return _lines(columns, _json_lines)
+
+
+def _json_lines(columns: Columns) -> list[str]:
     pairs, lists = [], []
     for name in columns.names:
         if name == "time":
@@ -105,9 +115,21 @@ def json_lines(columns: Columns) -> str:
         pairs.append(f'"{name}": {said}')
     line = f'{{{", ".join(pairs)}, "time": %d.%09d}}\n'
     seconds, rest = _clock(columns)
-    return "".join(map(line.__mod__, zip(*lists, seconds.tolist(), rest.tolist(), strict=True)))
+    return list(map(line.__mod__, zip(*lists, seconds.tolist(), rest.tolist(), strict=True)))
 
 
+def _lines(columns: Columns, make: Callable[[Columns], list[str]]) -> str:
+    """Return the lines of a batch, made for all of what it was cut from at once."""
+    whole, start = columns.batch.cut_from
+    made = _MADE.setdefault(whole, {})
+    if make not in made:
+        made[make] = make(columns.of(whole))
+    return "".join(made[make][start : start + len(columns)])
+
+
+_MADE: WeakKeyDictionary[PacketBatch, dict[Callable[[Columns], list[str]], list[str]]] = (
+    WeakKeyDictionary()
+)
 _OTHERS = ("channel", "round", "ramblock", "page_offsets")
 
 
@@ -133,16 +155,20 @@ def csv_lines(columns: Columns, names: list[str]) -> str:
 
 def text_lines(columns: Columns) -> str:
     """Return what `describe` says of each row, a line each."""
+    return _lines(columns, _text_lines)
+
+
+def _text_lines(columns: Columns) -> list[str]:
     kinds = _kinds(columns.batch)
     times, channels = _times(columns), _who(columns)
     first = int(kinds[0])
     if (kinds == first).all():
-        return "".join(_fill(columns, first, slice(None), times, channels))
+        return _fill(columns, first, slice(None), times, channels)
     lines = np.empty(len(columns), object)
     for kind in np.unique(kinds).tolist():
         which = np.flatnonzero(kinds == kind)
         lines[which] = _fill(columns, kind, which, times, channels)
-    return "".join(lines)
+    return list(lines)
 
 
 def _fill(
@@ -225,8 +251,9 @@ def _head(stream: int, channel: int | None) -> str:
 
 
 def _who(columns: Columns) -> NDArray[np.object_]:
-    heads = {stream: _head(stream, channel) for stream, channel in columns.channels.items()}
-    return np.array([heads[stream] for stream in columns.batch.stream.tolist()], object)
+    streams = columns.batch.stream.tolist()
+    heads = {stream: _head(stream, columns.channels(stream)) for stream in set(streams)}
+    return np.array([heads[stream] for stream in streams], object)
 
 
 def _times(columns: Columns) -> NDArray[np.object_]:

@@ -12,29 +12,35 @@ from multifd_proto.machine.events import PayloadReceived
 from multifd_proto.wire.ram_records import RamSetup
 
 
-def in_order(pieces: Iterable[Piece], cuts: Callable[[Single], bool]) -> Iterator[Piece]:
-    """Yield events and packets in the order of the capture, as many packets at once as can be.
+class InOrder:
+    """Events by themselves and packets, in the order of the capture.
 
     Packets that are not alike (in layout or page size) come one kind after the other.
-
-    Args:
-        pieces: events by themselves and packets.
-        cuts: tells of an event whether packets have to come before it that were before it.
     """
-    singles: list[Single] = []
-    kinds: dict[object, list[PacketBatch]] = {}
-    for piece in pieces:
-        if isinstance(piece, PacketBatch):
-            kinds.setdefault((piece.layout, piece.page_count), []).append(piece)
-        else:
-            singles.append(piece)
-    joined = [PacketBatch.joined(kind) for kind in kinds.values()]
-    done = [0] * len(joined)
-    for single in sorted(singles, key=lambda single: single[0]):
-        if cuts(single):
-            yield from _until(single[0], joined, done)
-        yield single
-    yield from _until(None, joined, done)
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        kinds: dict[object, list[PacketBatch]] = {}
+        singles = []
+        for piece in pieces:
+            if isinstance(piece, PacketBatch):
+                kinds.setdefault((piece.layout, piece.page_count), []).append(piece)
+            else:
+                singles.append(piece)
+        self.packets = [PacketBatch.joined(kind) for kind in kinds.values()]
+        self.singles = sorted(singles, key=lambda single: single[0])
+
+    def cut(self, cuts: Callable[[Single], bool]) -> Iterator[Piece]:
+        """Yield all, as many packets at once as can be.
+
+        Args:
+            cuts: tells of an event whether packets have to come before it that were before it.
+        """
+        done = [0] * len(self.packets)
+        for single in self.singles:
+            if cuts(single):
+                yield from _until(single[0], self.packets, done)
+            yield single
+        yield from _until(None, self.packets, done)
 
 
 def shows(single: Single) -> bool:

@@ -139,20 +139,31 @@ class _Columns:
 def _shapes(records: Records) -> Integers:
     """Return where the IP header of each record starts, times two, plus one for IPv6."""
     head = records.head
-    start = np.full(len(records), -1, np.int64)
-    for number in _distinct(records.interface):
-        same = records.interface == number
-        link = _plain_link(records.networks[number])
-        if link in _ETHERTYPE:
-            start[same] = _behind_vlans(head[same], _ETHERTYPE[link])
-        elif link in _IP_START:
-            start[same] = _IP_START[link]
-        if link == _COOKED_2:  # the protocol comes first there
-            start[same & ~np.isin(_u16(head, 0), _IP)] = -1
+    interfaces = _distinct(records.interface)
+    if len(interfaces) == 1:
+        start = _ip_starts(head, records.networks[interfaces[0]])
+    else:
+        start = np.full(len(records), -1, np.int64)
+        for number in interfaces:
+            same = records.interface == number
+            start[same] = _ip_starts(head[same], records.networks[number])
     start = _inside_vxlan(head, start)
-    version = head[np.arange(len(head)), np.maximum(start, 0)] >> 4
+    starts = _distinct(start)
+    every = head[:, starts[0]] if len(starts) == 1 else head[np.arange(len(head)), start]
+    version = every >> 4
     known = (start >= 0) & ((version == 4) | (version == 6))
     return np.where(known, start * 2 + (version == 6), -1)
+
+
+def _ip_starts(head: NDArray[np.uint8], network: Network) -> Integers:
+    """Return where the IP header starts in frames of an interface, or -1."""
+    link = _plain_link(network)
+    if link in _ETHERTYPE:
+        return _behind_vlans(head, _ETHERTYPE[link])
+    start = np.full(len(head), _IP_START.get(link, -1) if link is not None else -1, np.int64)
+    if link == _COOKED_2:  # the protocol comes first there
+        start[~np.isin(_u16(head, 0), _IP)] = -1
+    return start
 
 
 def _inside_vxlan(head: NDArray[np.uint8], start: Integers) -> Integers:
@@ -180,6 +191,9 @@ def _plain_link(network: Network) -> int | None:
 
 def _behind_vlans(head: NDArray[np.uint8], place: int) -> Integers:
     """Return the place behind an ethertype of IP and up to two tags before it, or -1."""
+    ethertype = _u16(head, place)
+    if (ethertype == ethertype[0]).all() and ethertype[0] in _IP:
+        return np.full(len(head), place + 2, np.int64)
     start = np.full(len(head), -1, np.int64)
     tagged = np.ones(len(head), bool)
     for _ in range(3):
@@ -279,12 +293,11 @@ def _decode_singly(
 
 
 def _u16(head: NDArray[np.uint8], place: int) -> Integers:
-    return head[:, place].astype(np.int64) << 8 | head[:, place + 1]
+    return head[:, place : place + 2].view(">u2")[:, 0].astype(np.int64)
 
 
 def _u32(head: NDArray[np.uint8], place: int) -> NDArray[np.uint32]:
-    four = np.ascontiguousarray(head[:, place : place + 4])
-    return four.view(">u4")[:, 0].astype(np.uint32)
+    return head[:, place : place + 4].view(">u4")[:, 0].astype(np.uint32)
 
 
 def _distinct(values: Integers) -> list[int]:
