@@ -21,7 +21,6 @@ from multifd_proto.machine.events import Event, PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, Migration
 from multifd_proto.machine.parameters import RamBlock
 from multifd_proto.machine.rule import Found
-from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
 from multifd_proto.wire.payload import METHOD_MASK, METHODS
 
 _ONE_METHOD = np.isin(np.arange(METHOD_MASK + 1), [method.flag for method in METHODS])
@@ -129,12 +128,6 @@ class Scene:
     def follows(self) -> Mask:
         """The packet is the one right after the channel's last."""
         return self.at_firsts(lambda c: c.follows, later=True)
-
-    @cached_property
-    def counts(self) -> Mask:
-        """The packet's header counts as SYNC."""
-        counts: Mask = self.batch.flags & (FLAG_SYNC | FLAG_DEVICE_STATE) == FLAG_SYNC
-        return counts
 
     @cached_property
     def numbers(self) -> tuple[Mask, int]:

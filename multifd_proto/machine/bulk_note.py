@@ -27,7 +27,7 @@ def where_to_cut(scene: Scene) -> int | None:
 def _rounds_follow(scene: Scene) -> bool:
     # a round is forgotten when all channels have left it: no packet may be of one again
     for places in scene.by_channel:
-        counted = scene.counts[places]
+        counted = scene.batch.sync[places]
         syncs = scene.channel(places[0]).syncs + np.cumsum(counted) - counted
         rounds = scene.batch.round[places]
         if ((rounds >= 0) & (rounds < syncs)).any():
@@ -74,7 +74,7 @@ def note(scene: Scene) -> None:
 def _note_channel(scene: Scene, places: Integers) -> None:
     batch, channel = scene.batch, scene.channel(places[0])
     channel.packets += len(places)
-    channel.syncs += int(np.count_nonzero(scene.counts[places]))
+    channel.syncs += int(np.count_nonzero(batch.sync[places]))
     channel.last, channel.follows = batch.packet(int(places[-1])), True
     channel.whole &= bool((batch.round[places] >= 0).all())
     telling = places[(batch.sync | scene.has_pages)[places]]

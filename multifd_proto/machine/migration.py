@@ -16,13 +16,11 @@ from multifd_proto.machine.events import (
     DeviceStateReceived,
     Ended,
     Event,
-    HeaderReceived,
     InitReceived,
     PacketReceived,
 )
 from multifd_proto.machine.parameters import Bounds, MigrationParameters, RamBlock
 from multifd_proto.machine.sets import PageSet, Runs
-from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
 from multifd_proto.wire.main_records import (
     MainFault,
     MainGap,
@@ -62,6 +60,7 @@ class ChannelInfo:
     init: InitReceived | None = None
     packets: int = 0
     syncs: int = 0
+    """SYNC packets, counted when their heads are there."""
     last: PacketReceived | None = None
     follows: bool = True
     """The next packet is the one right after `last`."""
@@ -223,9 +222,6 @@ class Migration:
             case InitReceived():
                 peer.init = event
                 self.first_init = self.first_init or event
-            case HeaderReceived():
-                if event.header.flags & FLAG_DEVICE_STATE == 0:
-                    peer.syncs += bool(event.header.flags & FLAG_SYNC)
             case PacketReceived():
                 self._note_packet(peer, event)
             case DeviceStateReceived():
@@ -240,6 +236,9 @@ class Migration:
 
     def _note_packet(self, channel: ChannelInfo, event: PacketReceived) -> None:
         channel.packets += 1
+        # not with its header: another channel's SYNC may come before the rest of the packet, and
+        # would have rounds forgotten that the packet is compared with
+        channel.syncs += event.sync
         channel.last, channel.follows = event, True
         channel.whole &= event.round is not None
         channel.unsynced = not event.sync and (event.pages > 0 or channel.unsynced)

@@ -184,6 +184,57 @@ def test_batches_come_to_what_their_events_come_to(
     assert columns.conclude() == events.conclude()
 
 
+def judge_apart(checker: Checker, batch: PacketBatch, early: int) -> None:
+    """Judge the events, a header up to `early` packets of other channels before its packet."""
+    streams = batch.stream.tolist()
+    headers: list[list[int]] = [[] for _ in streams]
+    free: dict[int, int] = {}
+    for place, stream in enumerate(streams):
+        headers[max(place - early, free.get(stream, 0))].append(place)
+        free[stream] = place + 1
+    for place, begun in enumerate(headers):
+        for other in begun:
+            header = next(batch.events(other))
+            checker.judge(checker.migration.streams[streams[other]], [header])
+        _, *rest = batch.events(place)
+        checker.judge(checker.migration.streams[streams[place]], rest)
+
+
+_short = st.fixed_dictionaries(
+    {
+        "channel": st.integers(0, CHANNELS - 1),
+        "sync": st.booleans(),
+        "places": st.just([0]),
+        "normal": st.integers(0, 1),
+        "block": st.just(b"ram"),
+        "stale": st.just(False),
+        "changes": _plain | st.builds(dict, packet_num=st.sampled_from(ODD["packet_num"])),
+    }
+)
+
+
+@settings(max_examples=300)
+@given(st.lists(_short, min_size=1, max_size=40), st.integers(0, 6))
+def test_batches_come_to_what_events_of_packets_in_pieces_come_to(script, early):
+    batch = batch_of(packets_of(script, MultiFDPacket))
+    events, columns = (checker_of(MigrationParameters(), Bounds()) for _ in range(2))
+    judge_apart(events, batch, early)
+    columns.judge_batch(batch)
+    assert remembered(columns) == remembered(events)
+    assert columns.conclude() == events.conclude()
+
+
+@pytest.mark.parametrize("early", [0, 1, 2])
+def test_a_header_lets_no_round_be_forgotten_that_its_packet_is_compared_with(early):
+    script = [dict(line, sync=True, changes={}) for line in stretch_script(2 * CHANNELS)]
+    script[-1]["changes"] = {"packet_num": 1}
+    batch = batch_of(packets_of(script, MultiFDPacket))
+    checker = checker_of(MigrationParameters(), Bounds())
+    judge_apart(checker, batch, early)
+    (tally,) = (t for t in checker._tallies.values() if t.requirement.id == "PKT-23")
+    assert [v.fault.demanded for v in tally.examples] == ["above 2, of round 0"]
+
+
 @pytest.mark.parametrize("given", [None, METHODS[0]], ids=["nothing known", "method known"])
 def test_columns_find_every_odd_value(given):
     found = set()
