@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from functools import cached_property
 
-from multifd_proto.capture.follow import Connection, Follower, Session
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.errors import CaptureError, PeerError
 from multifd_proto.machine.parameters import MigrationParameters

@@ -6,6 +6,7 @@ import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NamedTuple
 
 Network = Callable[[memoryview, int, int], int]
 """Finds the IP header of a frame that lies in the view from the first to the second place.
@@ -36,6 +37,16 @@ class NotKept:
     def __call__(self, view: memoryview, start: int, stop: int) -> int:
         """Find the IP header as in any frame of the link layer."""
         return self.network(view, start, stop)
+
+
+class Interface(NamedTuple):
+    """Link layer, snap length, and a time in ns as ticks * `factor` // `divisor` + `offset`."""
+
+    network: Network
+    snap: int
+    factor: int = 1000
+    divisor: int = 1
+    offset: int = 0
 
 
 def link_type(network: Network) -> int:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from multifd_proto.capture.info import CaptureInfo, Limits
-from multifd_proto.capture.link import Frame, Network, NotKept, link_layer, refuse
+from multifd_proto.capture.link import Frame, Interface, Network, NotKept, link_layer, refuse
 from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
 
@@ -32,16 +32,6 @@ _IF_DESCRIPTION, _IF_TSRESOL, _IF_TSOFFSET = 3, 9, 14  # options of an interface
 _ISB_IFDROP, _ISB_OSDROP = 5, 7  # options of interface statistics
 _TLS_KEY_LOG = 0x544C534B  # type of secrets: SSLKEYLOGFILE
 _SECOND = 1_000_000_000
-
-
-class Interface(NamedTuple):
-    """Link layer, snap length, and a time in ns as ticks * `factor` // `divisor` + `offset`."""
-
-    network: Network
-    snap: int
-    factor: int = 1000
-    divisor: int = 1
-    offset: int = 0
 
 
 class Pcapng:

@@ -7,7 +7,8 @@ from typing import Any
 
 import click
 
-from multifd_proto.capture.follow import Follower, Session
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.session import Session
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,

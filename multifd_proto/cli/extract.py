@@ -8,8 +8,9 @@ from typing import Any
 
 import click
 
-from multifd_proto.capture.follow import Connection, Follower, Session
+from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.images import Image, Images, ImageSink
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,

@@ -11,7 +11,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from multifd_proto.capture.follow import Follower, Session
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.session import Session
 from multifd_proto.cli.common import (
     NOTHING_DONE,
     files_argument,

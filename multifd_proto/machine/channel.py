@@ -182,6 +182,7 @@ class Channel(Finding):
         """
         assert self._decoders, "a channel that does not decode has no guest memory to hand over"
         self._decoders.sink = sink
+        self._decode_proved(self._decoders)
 
     def events(self) -> Iterator[Event]:
         """Yield the events since the last call, in the order of the stream."""

@@ -6,7 +6,12 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
-from multifd_proto.machine.events import ChannelState, HeaderReceived
+from multifd_proto.machine.events import (
+    ChannelState,
+    HeaderReceived,
+    PacketReceived,
+    PayloadReceived,
+)
 from multifd_proto.machine.loss import Again, EventLog, Loss
 from multifd_proto.machine.payload import Digest, PageSink, Payload, PayloadDecoders
 from multifd_proto.machine.resync import PacketSearch, infer_page_count
@@ -52,6 +57,7 @@ class Finding(ABC):
         self._log = EventLog()
         self._loss: Loss | None = None
         self._again: list[Again] = []
+        self._proved: list[tuple[PayloadReceived, bytes]] = []
         self._number = -1
         self._searched = False
         self._need: int | None
@@ -125,7 +131,22 @@ class Finding(ABC):
 
     def _confirm(self) -> None:
         self._number = self._log.last_number(self._number)
+        if self._loss and self._decoders:
+            payloads = self._log.payloads()
+            self._proved = [(e, self._loss.kept(e.offset, e.size)) for e in payloads]
+            self._decode_proved(self._decoders)
         self._log.confirm()
+
+    def _decode_proved(self, decoders: PayloadDecoders) -> None:
+        """Decode the guest memory of packets that were proved when it had gone by."""
+        if not decoders.sink:
+            return
+        for event, data in self._proved:
+            if len(data) == event.size and isinstance(event.head, PacketReceived):
+                payload = Payload(event.head, event.method, decoders, event.head.page_size)
+                payload.take(memoryview(data))
+                payload.received(event.offset, event.time)
+        self._proved = []
 
     def _is_doubtful(self) -> bool:
         """Tell whether a hole is not enough to believe in what is held."""

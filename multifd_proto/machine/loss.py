@@ -10,7 +10,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from multifd_proto.machine.events import BytesMissing, ChannelState, Event, PacketReceived
+from multifd_proto.machine.events import (
+    BytesMissing,
+    ChannelState,
+    Event,
+    PacketReceived,
+    PayloadReceived,
+)
 from multifd_proto.machine.resync import PacketSearch
 from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE
 
@@ -68,6 +74,18 @@ class EventLog:
     def _numbers(self) -> list[int]:
         packets = (e for e in self._held or () if isinstance(e, PacketReceived))
         return [p.packet.packet_num for p in packets if p.knows("packet_num")]
+
+    def payloads(self) -> list[PayloadReceived]:
+        """Return the payloads with guest memory that are held, all of them whole."""
+        return [
+            event
+            for event in self._held or ()
+            if isinstance(event, PayloadReceived)
+            and isinstance(event.head, PacketReceived)
+            and event.method
+            and event.size
+            and not event.missing
+        ]
 
     def drain(self) -> list[Event]:
         """Hand out what is certain."""
@@ -129,6 +147,14 @@ class Loss:
             what = reason if isinstance(piece, int) else bytes(piece)
             self._kept.append((offset, (length, time, what)))
             self._kept_to = offset + length
+
+    def kept(self, offset: int, size: int) -> bytes:
+        """Return what was kept of a stretch of the stream: fewer bytes where not all of it was."""
+        parts = []
+        for start, (_, _, what) in self._kept:
+            if isinstance(what, bytes) and start < offset + size and start + len(what) > offset:
+                parts.append(what[max(offset - start, 0) : offset + size - start])
+        return b"".join(parts)
 
     def proved(self, offset: int) -> bool:
         """Tell whether packets up to one at `offset` prove the first of them.

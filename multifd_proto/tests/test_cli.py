@@ -207,7 +207,7 @@ def test_extract_of_a_start_in_mid_stream_gives_what_came(tmp_path):
     status, out, _ = multifd("extract", "--json", path, "-o", tmp_path / "ram")
     block = next(row for row in map(json.loads, out.splitlines()) if row["ramblock"] == "pc.ram")
     assert status == 0
-    # all 235 but those of the packets that only prove what the connections are
+    # all 235 but those of packets that were cut where the capture begins
     assert block["normal_pages"] > 200
     assert (tmp_path / "ram" / "pc.ram.ram").stat().st_blocks > 0
 

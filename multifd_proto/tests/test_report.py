@@ -16,8 +16,8 @@ import zstandard
 from click.testing import CliRunner
 
 from multifd_proto.capture.events import Data, Endpoint, Half
-from multifd_proto.capture.follow import Connection, Session
 from multifd_proto.capture.info import CaptureInfo
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.cli.report import command
 from multifd_proto.errors import MultiFDError

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from multifd_proto.capture import streams
 from multifd_proto.capture.events import Half
-from multifd_proto.capture.follow import Connection, Follower, Session
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.capture.streams import CaptureReader
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import PacketReceived

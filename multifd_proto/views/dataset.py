@@ -18,7 +18,8 @@ from urllib.parse import quote
 
 from multifd_proto import __version__
 from multifd_proto.capture.events import StreamEvent
-from multifd_proto.capture.follow import Connection, Follower, Session
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.events import Event
 from multifd_proto.views.dataset_rounds import Rounds

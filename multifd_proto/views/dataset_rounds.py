@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from multifd_proto.capture.follow import Connection
+from multifd_proto.capture.session import Connection
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.events import (
     DeviceStateReceived,

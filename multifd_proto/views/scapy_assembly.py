@@ -13,8 +13,9 @@ from scapy.packet import Packet
 from scapy.utils import EDecimal
 
 from multifd_proto.capture.events import Data, End, Gap, Half, StreamEvent
-from multifd_proto.capture.follow import NOTHING, Connection, Follower
+from multifd_proto.capture.follow import NOTHING, Follower
 from multifd_proto.capture.pieces import PIECE
+from multifd_proto.capture.session import Connection
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.events import (
     BytesMissing,

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING
 
 from multifd_proto.capture.columns.hop import Piece, follow_channel, follow_main
 from multifd_proto.capture.columns.runs import Run
+from multifd_proto.capture.session import Connection
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.migration import ChannelInfo
-
-if TYPE_CHECKING:
-    from multifd_proto.capture.follow import Connection
 
 
 def feed(connections: Mapping[int, Connection], taken: Iterable[Run]) -> list[Piece]:

@@ -11,7 +11,7 @@ from multifd_proto.capture.columns.lockstep import Chain
 from multifd_proto.capture.columns.records import Integers, Records
 from multifd_proto.capture.columns.walk import Walk, Walked
 from multifd_proto.capture.info import Limits
-from multifd_proto.capture.pcapng import Interface
+from multifd_proto.capture.link import Interface
 from multifd_proto.capture.window import Window
 
 _PACKET = 6

@@ -15,7 +15,6 @@ from typing import NamedTuple
 
 from multifd_proto.capture.events import Half
 from multifd_proto.capture.files import Inputs, Progress
-from multifd_proto.capture.follow import Connection
 from multifd_proto.capture.fragments import Datagrams, Pending
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.ip import Segment, decode, packet_with_tcp
@@ -30,6 +29,7 @@ from multifd_proto.capture.link import (
     upper_pdu,
 )
 from multifd_proto.capture.merge import in_order
+from multifd_proto.capture.session import Connection
 from multifd_proto.capture.strip.headers import Addresses, Headers
 from multifd_proto.capture.strip.kept import Covered, Kept
 from multifd_proto.capture.strip.output import Output

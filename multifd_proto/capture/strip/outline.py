@@ -7,7 +7,8 @@ from dataclasses import dataclass, field, replace
 from uuid import UUID
 
 from multifd_proto.capture.events import Data, End, Gap, Half, Skipped, StreamEvent
-from multifd_proto.capture.follow import Connection, Follower
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.session import Connection
 from multifd_proto.capture.strip.faults import fault_bytes
 from multifd_proto.capture.strip.kept import Kept
 from multifd_proto.machine.channel import Channel

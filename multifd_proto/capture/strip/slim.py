@@ -11,8 +11,9 @@ from ipaddress import ip_address
 
 from multifd_proto.capture import upper_pdu
 from multifd_proto.capture.events import Data, End, Gap, Half, Opened, Skipped, StreamEvent
-from multifd_proto.capture.follow import NOTHING, Connection
+from multifd_proto.capture.follow import NOTHING
 from multifd_proto.capture.link import UPPER_PDU
+from multifd_proto.capture.session import Connection
 from multifd_proto.capture.strip.headers import Addresses
 from multifd_proto.capture.strip.kept import Kept
 from multifd_proto.capture.strip.output import Output

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from multifd_proto.capture.follow import Connection, Session
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.machine.events import (
     BytesMissing,
     ChannelState,

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
-from multifd_proto.capture.follow import Connection, Session
 from multifd_proto.capture.info import CaptureInfo
+from multifd_proto.capture.session import Connection, Session
 from multifd_proto.machine.migration import ChannelInfo
 from multifd_proto.machine.verdict import Report
 from multifd_proto.views.page.collect import Collector
