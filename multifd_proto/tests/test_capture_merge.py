@@ -2,6 +2,7 @@
 
 import random
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -157,7 +158,7 @@ def test_an_input_that_is_no_capture_is_told_after_all_others(tmp_path):
 def test_pipes_are_read_in_the_order_given(tmp_path):
     frames = conversation()
     paths = [write_pcap(tmp_path / "b", frames[100:]), write_pcap(tmp_path / "a", frames[:100])]
-    script = 'python -c "$0" "$1" <(cat "$2")'
+    script = f'{sys.executable} -c "$0" "$1" <(cat "$2")'
     program = (
         "import sys; from multifd_proto.capture.streams import CaptureReader\n"
         "reader = CaptureReader(sys.argv[1:]); list(reader); print(*reader.info.files)"

@@ -180,8 +180,13 @@ def test_a_terminal_that_changes_its_size_is_filled_anew():
         terminal.address()
         before = len(terminal.output)
         fcntl.ioctl(terminal.slave, termios.TIOCSWINSZ, struct.pack("HHHH", 40, 130, 0, 0))
-        terminal.process.send_signal(signal.SIGWINCH)
-        wait_for(lambda: b"\x1b[40;1H" in terminal.output[before:], "the 40th line")
+
+        def drawn() -> bool:
+            terminal.process.send_signal(signal.SIGWINCH)  # again, if nobody was listening yet
+            time.sleep(0.1)
+            return b"\x1b[40;1H" in terminal.output[before:]
+
+        wait_for(drawn, "the 40th line")
         terminal.say("q")
         status, _ = terminal.end()
     assert status == 130
