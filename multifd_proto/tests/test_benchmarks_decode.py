@@ -71,7 +71,7 @@ def test_what_others_find_is_counted(scenario, tmp_path):
 
 def test_who_would_take_too_long_is_measured_on_a_smaller_capture(tmp_path):
     facts, _ = measured(
-        tmp_path, "--size", "64M", "--small", "1M", "--runs", 1, "--seconds", 0.5,
+        tmp_path, "--size", "64M", "--small", "1M", "--runs", 1, "--seconds", 0.05,
         "--scenario", "1448", "--only", "dpkt",
     )  # fmt: skip
     figures = facts["scenarios"]["1448 B"]
