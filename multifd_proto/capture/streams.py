@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, cast
 
 from multifd_proto.capture.connections import Connections, Taker
 from multifd_proto.capture.events import Half, Opened, StreamEvent
@@ -89,18 +89,10 @@ class CaptureReader:
         Raises:
             CaptureError: An input cannot be read, is empty or no capture, or contradicts itself.
         """
-        failure = None
-        try:
-            for part in self._parts():
-                if isinstance(part, Window):
-                    yield from self._raw_dump(part)
-                else:
-                    yield from self._events(part.frames())
-        except CaptureError as error:
-            failure = error
-        yield from self._connections.flush()
-        if failure:
-            raise failure
+        # what reads frame by frame gives no columns
+        yield from cast(
+            "Iterator[StreamEvent]", self._read(lambda file: self._events(file.frames()))
+        )
 
     def _parts(self) -> Iterator[Window | CaptureFile]:
         inputs = Inputs(self._paths, self.info, self._progress)
@@ -115,13 +107,16 @@ class CaptureReader:
         Raises:
             CaptureError: As for iterating.
         """
+        yield from self._read(lambda file: self._walk(file, taker))
+
+    def _read(
+        self, read: Callable[[CaptureFile], Iterator[StreamEvent | Taken]]
+    ) -> Iterator[StreamEvent | Taken]:
+        """Yield what the inputs say, and at their end, also after a failure, what is held."""
         failure = None
         try:
             for part in self._parts():
-                if isinstance(part, Window):
-                    yield from self._raw_dump(part)
-                else:
-                    yield from self._walk(part, taker)
+                yield from self._raw_dump(part) if isinstance(part, Window) else read(part)
         except CaptureError as error:
             failure = error
         yield from self._connections.flush()
