@@ -121,6 +121,8 @@ def went_well(sent, version):
     """A source's own word; old ones may close a channel before its last, empty packet is sent."""
     harmless = {
         "Unable to write to socket: Broken pipe",
+        "Unable to write to socket: Connection reset by peer",
+        "Cannot write to TLS channel: Input/output error",
         "multifd_send_terminate_threads error 1",
         *(f"multifd_send_error channel {number}" for number in range(16)),
     }
