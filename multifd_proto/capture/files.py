@@ -94,7 +94,7 @@ class Inputs:
         self.paths = paths
         self._info = info
         self._progress = progress
-        self._read_so_far = 0
+        self._opened: list[_Stored] = []
         sizes = [_size(path) for path in paths]
         self.regular = None not in sizes and "-" not in map(str, paths)
         self._total = None if None in sizes else sum(filter(None, sizes))
@@ -113,8 +113,10 @@ class Inputs:
         """
         with _open(path) as file:
             _widen(file)
-            read = self._reader(_name(path), file)
-            stored = Window(_name(path), read, self._info.truncated, _regular(path, file))
+            name, regular = _name(path), _regular(path, file)
+            reader = _Stored(name, file, self._tell)
+            self._opened.append(reader)
+            stored = Window(name, reader.read, self._info.truncated, regular, reader.seek)
             with _decompressed(stored) as (container, content):
                 form = _recognise(content, container)
                 self._info.files.append(stored.name)
@@ -124,19 +126,33 @@ class Inputs:
                 finally:
                     self._info.bytes += content.offset + content.left
 
-    def _reader(self, name: str, file: BinaryIO) -> Callable[[int], bytes]:
-        def read(count: int) -> bytes:
-            try:
-                while (data := file.read(count)) is None:  # a pipe that somebody made non-blocking
-                    select([file], [], [])
-            except OSError as error:
-                raise _unreadable(name, error) from error
-            self._read_so_far += len(data)
-            if self._progress:
-                self._progress(self._read_so_far, self._total)
-            return data
+    def _tell(self) -> None:
+        if self._progress:
+            self._progress(sum(stored.place for stored in self._opened), self._total)
 
-        return read
+
+class _Stored:
+    """A file as it is stored, and how far it is read."""
+
+    def __init__(self, name: str, file: BinaryIO, tell: Callable[[], None]) -> None:
+        self.place = 0
+        self._name = name
+        self._file = file
+        self._tell = tell
+
+    def read(self, count: int) -> bytes:
+        try:
+            while (data := self._file.read(count)) is None:  # a pipe somebody made non-blocking
+                select([self._file], [], [])
+        except OSError as error:
+            raise _unreadable(self._name, error) from error
+        self.place += len(data)
+        self._tell()
+        return data
+
+    def seek(self, place: int) -> None:
+        self.place = self._file.seek(place)
+        self._tell()
 
 
 @contextmanager

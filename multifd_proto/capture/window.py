@@ -32,12 +32,14 @@ class Window:
         read: Callable[[int], bytes],
         truncated: list[str],
         file: int | None = None,
+        seek: Callable[[int], object] | None = None,
     ) -> None:
         self.name = name
         self.truncated = truncated
         self.file = file
         self.size = 0 if file is None else os.fstat(file).st_size
         self._read = read
+        self._seek = seek
         self._base = 0
         self._show(b"")
 
@@ -79,8 +81,8 @@ class Window:
         if 0 <= start <= self.end:
             self.start = start
             return
-        assert self.file is not None, "what is not in memory is nowhere else"
-        os.lseek(self.file, place, os.SEEK_SET)
+        assert self._seek, "what is not in memory is nowhere else"
+        self._seek(place)
         self._base = place
         self._show(b"")
 

@@ -16,6 +16,7 @@ from multifd_proto.capture.streams import CaptureReader, Limits
 from multifd_proto.errors import CaptureError
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.events import PacketReceived
+from multifd_proto.tests.bigcaptures import Recipe, generate
 from multifd_proto.views.report import as_data
 from multifd_proto.views.rows import row
 
@@ -140,3 +141,18 @@ def test_digests_of_payloads(path, tmp_path, small_tables, way):
     assert sum(v["length"] for v in digests) == sum(v["payload"] for v in packets)
     nothing = xxhash.xxh3_64(b"").hexdigest()
     assert all((v["xxh3"] == nothing) == (not v["length"]) for v in digests)
+
+
+@pytest.mark.parametrize("segment", [65_483, 1448], ids=["hopping", "reading"])
+def test_progress_is_told_on_the_way(segment, tmp_path):
+    capture = tmp_path / "capture"
+    whole = generate(capture, Recipe(size=32 << 20, segment=segment, sparse=True)).bytes
+    told = []
+    reader = CaptureReader([capture], progress=lambda *places: told.append(places))
+    for _ in Follower().pieces(reader):
+        pass
+    places = [place for place, _ in told]
+    assert {total for _, total in told} == {whole}
+    assert places == sorted(places)
+    assert places[-1] == whole
+    assert any(whole // 4 < place < whole * 3 // 4 for place in places)
