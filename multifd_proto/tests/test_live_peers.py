@@ -233,9 +233,10 @@ def dirty(source):
         assert answer["status"] in ("setup", "active"), answer
         if answer.get("ram", {}).get("dirty-sync-count", 0) > 3:
             return
-        for page in range(256 + step % 2 * 64, 768, 16):
-            source.write(page * PAGE, random.Random(step).randbytes(PAGE))
-            source.memset((page + 3) * PAGE, PAGE, 0)
+        # few commands for many pages, or a loaded machine is left behind by the source
+        normal, zero = (256, 512) if step % 2 else (512, 256)
+        source.write(normal * PAGE, random.Random(step).randbytes(48 * PAGE))
+        source.memset(zero * PAGE, 48 * PAGE, 0)
     pytest.fail("the source has not come to a third round")
 
 

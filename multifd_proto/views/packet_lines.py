@@ -10,7 +10,6 @@ import csv
 import io
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, cast
 from weakref import WeakKeyDictionary
@@ -21,10 +20,12 @@ from numpy.typing import NDArray
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.views.messages import clock, describe
 from multifd_proto.views.rows import row, text
+from multifd_proto.views.typeset import Cells, Column, Lines, Words, stacked, typeset
 
 Channels = Callable[[int], int | None]
 """Returns the id of a connection's channel."""
 _SECOND = 10**9
+_STARTS = ("magic", "version")
 _NUMBERS = (
     "flags", "pages_alloc", "normal_pages", "zero_pages", "next_packet_size", "packet_num",
 )  # fmt: skip
@@ -61,25 +62,43 @@ class Columns:
             case "round":
                 return [None if r < 0 else r for r in self.batch.round.tolist()]
             case "ramblock":
-                return self._ramblocks()
+                blocks = self._ramblocks()
+                return [blocks.said[which] for which in blocks.which.tolist()]
             case "page_offsets":
                 pages = zip(self.batch.offsets.tolist(), self.batch.pages.tolist(), strict=True)
                 return [offsets[:count] for offsets, count in pages]
-            case "magic" | "version":
-                return list(self.batch.heads[name].tolist())
+        if name in _STARTS:
+            return list(self.batch.heads[name].tolist())
         return list(getattr(self.batch, name).tolist())
 
     def array(self, name: str) -> list[Any] | NDArray[Any] | None:
         """Return the same, as an array where the batch has one."""
         if name in ("stream", "offset", "time", "payload") or name in _NUMBERS:
             return cast("NDArray[Any]", getattr(self.batch, name))
+        if name in _STARTS:
+            return self.batch.heads[name].astype(np.int64)
         return self.values(name)
 
-    def _ramblocks(self) -> list[str]:
-        names = self.batch.heads["ramblock"]
-        starts = np.flatnonzero(np.append(True, names[1:] != names[:-1]))
-        said = np.array([_ramblock(names[place].tobytes()) for place in starts], object)
-        return list(np.repeat(said, np.diff(starts, append=len(names))))
+    def column(self, name: str, say: Callable[[Any], str]) -> Column:
+        """Return the same for `typeset`, with words for what is not a number."""
+        match name:
+            case "type":
+                return Words([say("packet")], np.zeros(len(self), np.int64))
+            case "channel":
+                streams, which = np.unique(self.batch.stream, return_inverse=True)
+                return Words([say(self.channels(s)) for s in streams.tolist()], which)
+            case "ramblock":
+                blocks = self._ramblocks()
+                return Words([say(block) for block in blocks.said], blocks.which)
+            case "round" if (self.batch.round >= 0).all():
+                return self.batch.round
+        values = self.array(name)
+        assert values is not None
+        return values if isinstance(values, np.ndarray) else Words.of(map(say, values))
+
+    def _ramblocks(self) -> Words:
+        names, which = self.batch.names
+        return Words([_ramblock(name) for name in names], which)
 
 
 @lru_cache(maxsize=1024)
@@ -97,40 +116,26 @@ def _clock(columns: Columns) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 def json_lines(columns: Columns) -> str:
     """Return the rows as JSON, a line each, with the time in seconds at its end."""
-    return _lines(columns, _json_lines)
+    return _lines(columns, _json_cells)
 
 
-def _json_lines(columns: Columns) -> list[str]:
-    pairs, lists = [], []
-    for name in columns.names:
-        if name == "time":
-            continue
-        values = columns.values(name)
-        assert values
-        if all(value == values[0] for value in values):
-            said = json.dumps(values[0]).replace("%", "%%")
-        else:
-            said = "%s"
-            lists.append([_json(value) for value in values] if name in _OTHERS else values)
-        pairs.append(f'"{name}": {said}')
-    line = f'{{{", ".join(pairs)}, "time": %d.%09d}}\n'
-    seconds, rest = _clock(columns)
-    return list(map(line.__mod__, zip(*lists, seconds.tolist(), rest.tolist(), strict=True)))
+def _json_cells(columns: Columns) -> Cells:
+    names = [name for name in columns.names if name != "time"]
+    pairs = ", ".join(f'"{name}": %s' for name in names)
+    values = [columns.column(name, _json) for name in names]
+    return typeset(f'{{{pairs}, "time": %d.%09d}}\n', [*values, *_clock(columns)], len(columns))
 
 
-def _lines(columns: Columns, make: Callable[[Columns], list[str]]) -> str:
+def _lines(columns: Columns, make: Callable[[Columns], Cells]) -> str:
     """Return the lines of a batch, made for all of what it was cut from at once."""
     whole, start = columns.batch.cut_from
     made = _MADE.setdefault(whole, {})
     if make not in made:
-        made[make] = make(columns.of(whole))
-    return "".join(made[make][start : start + len(columns)])
+        made[make] = Lines(make(columns.of(whole)))
+    return made[make].part(start, start + len(columns))
 
 
-_MADE: WeakKeyDictionary[PacketBatch, dict[Callable[[Columns], list[str]], list[str]]] = (
-    WeakKeyDictionary()
-)
-_OTHERS = ("channel", "round", "ramblock", "page_offsets")
+_MADE: WeakKeyDictionary[PacketBatch, dict[Callable[[Columns], Cells], Lines]] = WeakKeyDictionary()
 
 
 def _json(value: Any) -> str:
@@ -155,37 +160,21 @@ def csv_lines(columns: Columns, names: list[str]) -> str:
 
 def text_lines(columns: Columns) -> str:
     """Return what `describe` says of each row, a line each."""
-    return _lines(columns, _text_lines)
+    return _lines(columns, _text_cells)
 
 
-def _text_lines(columns: Columns) -> list[str]:
+def _text_cells(columns: Columns) -> Cells:
     kinds = _kinds(columns.batch)
-    times, channels = _times(columns), _who(columns)
-    first = int(kinds[0])
-    if (kinds == first).all():
-        return _fill(columns, first, slice(None), times, channels)
-    lines = np.empty(len(columns), object)
+    who = _who(columns)
+    parts = []
     for kind in np.unique(kinds).tolist():
         which = np.flatnonzero(kinds == kind)
-        lines[which] = _fill(columns, kind, which, times, channels)
-    return list(lines)
-
-
-def _fill(
-    columns: Columns,
-    kind: int,
-    which: slice | NDArray[np.intp],
-    times: NDArray[np.object_],
-    channels: NDArray[np.object_],
-) -> list[str]:
-    """Return the lines of packets of one kind."""
-    names, line = _line(kind)
-    lists = [times[which], channels[which]]
-    for name in names:
-        values = columns.array(name)
-        assert values is not None
-        lists.append(np.asarray(values)[which])
-    return list(map(line.__mod__, zip(*(values.tolist() for values in lists), strict=True)))
+        names, line = _line(kind)
+        values = [who, *(columns.column(name, str) for name in names)]
+        if line.startswith(_TIME):
+            values = [*_times(columns), *values]
+        parts.append((which, typeset(line, [column[which] for column in values], len(which))))
+    return stacked(parts, len(columns))
 
 
 def _kinds(batch: PacketBatch) -> NDArray[np.int64]:
@@ -197,6 +186,7 @@ def _kinds(batch: PacketBatch) -> NDArray[np.int64]:
         batch.zero_pages > 0,
         batch.payload > 0,
         batch.next_packet_size == batch.payload,
+        batch.time == 0,
     ):
         kind = kind << 1 | part
     return kind
@@ -206,22 +196,23 @@ def _kinds(batch: PacketBatch) -> NDArray[np.int64]:
 def _line(kind: int) -> tuple[list[str], str]:
     """Return the line of a kind of packet, and the names of the values for its placeholders.
 
-    Time and channel are the first two of these.
+    Before these come the two of the time, where it is known, and the channel.
     """
-    lost, normal, zero, payload, same = (kind >> bit & 1 for bit in (4, 3, 2, 1, 0))
+    lost, normal, zero, payload, same, timeless = (kind >> bit & 1 for bit in (5, 4, 3, 2, 1, 0))
     used: list[str] = []  # in the order of the line
     place = {name: _Placeholder(name, used) for name in _VARYING}
     values: dict[str, Any] = {"channel": 0, "time": 0, "type": "packet", **place}
-    values |= {"flags": kind >> 5} | ({"round": None} if lost else {})
+    values |= {"flags": kind >> 6} | ({"round": None} if lost else {})
     for name, there in (("normal_pages", normal), ("zero_pages", zero), ("payload", payload)):
         values[name] = place[name] if there else 0
     values["next_packet_size"] = values["payload"] if same else place["next_packet_size"]
     said = describe(values)
     head = _head(0, 0)
     assert said.startswith(clock(0) + head)
-    return used, "%s%s" + said[len(clock(0) + head) :] + "\n"
+    return used, (clock(0) if timeless else _TIME) + "%s" + said[len(clock(0) + head) :] + "\n"
 
 
+_TIME = "%s%06d"
 _VARYING = (
     "offset", "round", "normal_pages", "zero_pages", "next_packet_size", "packet_num", "ramblock",
     "payload",
@@ -250,18 +241,12 @@ def _head(stream: int, channel: int | None) -> str:
     return said[len(clock(0)) : said.index("@")]
 
 
-def _who(columns: Columns) -> NDArray[np.object_]:
-    streams = columns.batch.stream.tolist()
-    heads = {stream: _head(stream, columns.channels(stream)) for stream in set(streams)}
-    return np.array([heads[stream] for stream in streams], object)
+def _who(columns: Columns) -> Words:
+    streams, which = np.unique(columns.batch.stream, return_inverse=True)
+    return Words([_head(s, columns.channels(s)) for s in streams.tolist()], which)
 
 
-def _times(columns: Columns) -> NDArray[np.object_]:
+def _times(columns: Columns) -> tuple[Words, NDArray[np.int64]]:
     seconds, rest = _clock(columns)
-    days = {s: f"{datetime.fromtimestamp(s, UTC):%H:%M:%S}" for s in set(seconds.tolist())}
-    micro = (rest // 1000).tolist()
-    times = np.array(
-        [f"{days[s]}.{m:06d}" for s, m in zip(seconds.tolist(), micro, strict=True)], object
-    )
-    times[columns.batch.time == 0] = clock(0)
-    return times
+    known, which = np.unique(seconds, return_inverse=True)
+    return Words([clock(s * _SECOND + 1)[:-6] for s in known.tolist()], which), rest // 1000

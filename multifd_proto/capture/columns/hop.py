@@ -27,7 +27,7 @@ _FEW = 4
 _FEW_PARTS = 32
 _PART = 1 << 20
 """Bytes of a payload that are put together at once."""
-_MANY = 1024
+_MANY = 4096
 
 Single = tuple[int, int, "Event | MainPiece"]
 """An event by itself: its place in the order of the capture, its connection's number, and it."""
@@ -144,7 +144,7 @@ class _Walk:
                 if self._channel.looks_at(method):
                     break
                 payload = method.payload_size(normal, announced, page_size) if method else announced
-            self.heads.append(bytes(head))
+            self.heads.append(head)
             self._places.append(place)
             after = place + size + payload
             if after > stop:
@@ -166,7 +166,7 @@ class _Walk:
             good &= heads["flags"] & FLAG_DEVICE_STATE == 0
         count = most if good.all() else int(good.argmin())
         taken = count * self._size
-        self.heads.append(bytes(data[:taken]))
+        self.heads.append(memoryview(data)[:taken] if taken < len(data) else data)
         self._places.extend(range(place, place + taken, self._size))
         self._syncs += int((heads["flags"][:count] & FLAG_SYNC).sum())
         return taken
