@@ -133,11 +133,11 @@ class Connections:
         if parts is None:
             return None
         out = []
-        for direction, part, run, wanted in parts:
+        for direction, count, run, wanted in parts:
             half = direction.half
-            half.segments += len(part)
-            half.bytes += int(part.size.sum())
+            half.segments += count
             if run:
+                half.bytes += run.stop - run.begin + run.retransmitted
                 half.retransmitted += run.retransmitted
                 half.reordered += run.reordered
                 if wanted and run.stop > direction.position:
@@ -149,24 +149,27 @@ class Connections:
 
     def _simple_parts(
         self, segments: Segments, taker: Taker
-    ) -> list[tuple[Direction, Segments, Run | None, bool | None]] | None:
+    ) -> list[tuple[Direction, int, Run | None, bool | None]] | None:
+        """Return each direction, its segments, what they add, and whether it is looked at."""
         from multifd_proto.capture.columns.runs import next_run
 
         if (segments.flags & _EVENTFUL).any() or segments.missing.any():
             return None
         parts = []
-        for key, part in segments.by_flow():
+        for key, which in segments.by_flow():
             direction = self._directions.get(key)
             if direction is None:
                 return None
             run, wanted, half = None, taker.takes(direction.half), direction.half
-            if part.size.any():
+            filled = which[segments.size[which] > 0]  # the rest tells not even a time
+            if len(filled):
                 if direction.expected == NEVER or wanted is None:
                     return None
+                part = segments.part(filled)
                 run = next_run(part, half, direction.expected, direction.position, direction.clock)
                 if run is None:
                     return None
-            parts.append((direction, part, run, wanted))
+            parts.append((direction, len(which), run, wanted))
         held = [run.held for _, _, run, _ in parts if run and run.held]
         if held and self.held.exceed(max(held), sum(held)):
             return None

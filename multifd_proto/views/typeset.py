@@ -126,15 +126,12 @@ def _words(words: Words) -> Cells:
 
 
 def _numbers(values: NDArray[Any], form: str) -> Cells:
-    base, prefix = (16, b"0x") if form.endswith("x") else (10, b"")
+    base, prefix = (16, "0x") if form.endswith("x") else (10, "")
     least = max(1, int(form.strip("#xds") or 0) - len(prefix))
     width = max(least, len(np.base_repr(int(values.max()), base)))
-    table = np.empty((len(prefix) + width, len(values)), np.uint8)
-    table[: len(prefix)] = np.frombuffer(prefix, np.uint8)[:, None]
-    left = values
-    for place in range(width):  # from the last digit on
-        above = left // base
-        digit = _DIGITS[left - above * base]
-        table[-1 - place] = digit if place < least else np.where(left > 0, digit, 0)
-        left = above
-    return table.T
+    above = values[:, None] // np.array([base**place for place in range(width)][::-1], values.dtype)
+    digits: Cells = _DIGITS[above % base]
+    digits[:, : width - least][above[:, : width - least] == 0] = 0
+    if not prefix:
+        return digits
+    return np.hstack([np.broadcast_to(_row("0x"), (len(values), 2)), digits])

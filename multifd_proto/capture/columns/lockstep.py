@@ -8,7 +8,7 @@ numpy. What was plausible is then proved: each chain has to arrive where the nex
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.records import Integers
 
-_PART = 128 << 10
+_PART = 64 << 10
 """Bytes of a stretch that a chain walks."""
 _SEARCHED = 32 << 10
 """Bytes in which a plausible record is searched."""
@@ -26,8 +26,8 @@ _LEAST = 8
 """Chains below which it is not worth it."""
 _ROUND = 16
 """Steps from one look at whether all chains have arrived to the next."""
-_HEADER = 32
-"""Bytes that tell whether a record is plausible."""
+_TRIES = 4
+"""Places in a part that are tried."""
 
 
 @dataclass(frozen=True)
@@ -46,8 +46,22 @@ class Chain:
     """Bytes that a record may have."""
     patterns: Callable[[memoryview, int], tuple[bytes, ...]]
     """Returns what the records after the one at a place are likely to begin with."""
-    plausible: Callable[[memoryview, int], int]
-    """Returns the size in bytes of what may be a record at a place; 0 if it cannot be one."""
+    plausible: Callable[[memoryview, Integers], Integers]
+    """Returns the size in bytes of what may be a record at each place; 0 if it cannot be one."""
+
+
+def gather(held: memoryview, places: Integers, width: int) -> NDArray[np.uint8]:
+    """Return the bytes at some places, in rising order; what is behind the end is zeros."""
+    last = len(held) - width
+    if not len(places) or not width:
+        return np.zeros((len(places), width), np.uint8)
+    if int(places[-1]) > last:
+        whole, cut = int(np.searchsorted(places, last, "right")), max(last + 1, 0)
+        rest = memoryview(bytes(held[cut:]) + bytes(2 * width))
+        rows = gather(held, places[:whole], width), gather(rest, places[whole:] - cut, width)
+        return np.concatenate(rows)
+    every: NDArray[np.void] = np.ndarray((last + 1,), np.dtype((np.void, width)), held, 0, (1,))
+    return every[places].view(np.uint8).reshape(-1, width)
 
 
 def walk(held: memoryview, chain: Chain) -> tuple[Integers, int] | None:
@@ -77,42 +91,66 @@ def _first_outside(steps: NDArray[np.int64], inside: NDArray[np.bool_]) -> Integ
 
 def _starts(held: memoryview, chain: Chain) -> Integers:
     """Return the first record, and a plausible one in each part where one is found."""
+    search = dict.fromkeys(range(_PART, len(held) - _PART, _PART), 0)
+    starts = [np.zeros(1, np.int64)]
+    for _ in range(_TRIES):
+        found = dict(_candidates(held, chain, search))
+        places = np.array(list(found.values()), np.int64)
+        good = _are_starts(held, places, chain)
+        starts.append(places[good])
+        search = {
+            begin: found[begin] + 1 - begin
+            for begin in np.array(list(found), np.int64)[~good].tolist()
+        }
+        if not search:
+            break
+    return np.sort(np.concatenate(starts))
+
+
+def _candidates(
+    held: memoryview, chain: Chain, search: dict[int, int]
+) -> Iterator[tuple[int, int]]:
+    """Yield the next place in each part that begins as a record does.
+
+    Args:
+        held: the bytes.
+        chain: of the records.
+        search: where parts begin, and from where on in them is searched.
+    """
     data = held.obj  # which can be searched
     assert isinstance(data, bytes | bytearray)
     base = np.frombuffer(held, np.uint8).ctypes.data - np.frombuffer(data, np.uint8).ctypes.data
-    starts = [0]
-    for begin in range(_PART, len(held) - _PART, _PART):
-        for pattern in chain.patterns(held, starts[-1]):
-            end = base + begin + _SEARCHED
-            place = data.find(pattern, base + begin, end)
-            while place >= 0 and not _is_start(held, place - base, chain):
-                place = data.find(pattern, place + 1, end)
+    last, find = 0, data.find
+    for begin, passed in search.items():
+        for pattern in chain.patterns(held, last):
+            place = find(pattern, base + begin + passed, base + begin + _SEARCHED)
             if place >= 0:
-                starts.append(place - base)
+                last = place - base
+                yield begin, last
                 break
-    return np.array(starts, np.int64)
 
 
-def _is_start(held: memoryview, place: int, chain: Chain) -> bool:
+def _are_starts(held: memoryview, places: Integers, chain: Chain) -> NDArray[np.bool_]:
+    """Tell at which places a few plausible records follow one another."""
+    good, last = np.ones(len(places), bool), len(held) - chain.least
     for _ in range(_PROOF):
-        size = chain.plausible(held, place) if place + _HEADER <= len(held) else 0
-        if not size:
-            return False
-        place += size
-    return True
+        size = chain.plausible(held, np.minimum(places, last))
+        good &= (size > 0) & (places <= last)
+        places = places + size
+    return good
 
 
 def _steps(held: memoryview, chain: Chain, starts: Integers, ends: Integers) -> NDArray[np.int64]:
     """Walk all chains, step by step, until each has left its part; some go on beyond it."""
     last = len(held) - chain.size_at - 4
     word: NDArray[np.void] = np.ndarray((last + 1,), "V4", held, chain.size_at, (1,))
-    order, besides = chain.order + "u4", chain.besides
+    order = np.dtype(chain.order + "u4")
+    # beside arrays, as numpy takes longer to tell what a number is than to add it
+    lasts, besides = np.full(len(starts), last), np.full(len(starts), chain.besides)
     place, steps = starts, [starts]
     while (place < ends).any() and len(steps) <= int((ends - starts).max()) // chain.least:
         for _ in range(_ROUND):
-            size = word[np.minimum(place, last)].view(order)
-            place = place + size
-            if besides:
-                place += besides
+            place = place + word[np.minimum(place, lasts)].view(order)
+            place += besides
             steps.append(place)
     return np.array(steps)

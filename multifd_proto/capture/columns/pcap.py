@@ -6,8 +6,8 @@ import struct
 
 import numpy as np
 
-from multifd_proto.capture.columns.lockstep import Chain
-from multifd_proto.capture.columns.records import Records
+from multifd_proto.capture.columns.lockstep import Chain, gather
+from multifd_proto.capture.columns.records import Integers, Records
 from multifd_proto.capture.columns.walk import Walk
 from multifd_proto.capture.info import Limits
 from multifd_proto.capture.link import Network
@@ -93,7 +93,8 @@ class PcapRecords:
         (seconds, *_) = self._fields(held, place)
         return self._seconds(seconds), self._seconds(min(seconds + 1, 0xFFFFFFFF))
 
-    def _plausible(self, held: memoryview, place: int) -> int:
-        _, ticks, captured, length = self._fields(held, place)
-        size: int = captured + _HEADER
-        return size if ticks * self._tick < _SECOND and captured <= length <= self._most else 0
+    def _plausible(self, held: memoryview, places: Integers) -> Integers:
+        header = gather(held, places, _HEADER).view(self._word).astype(np.int64)
+        _, ticks, captured, length = header.T
+        plain = (ticks * self._tick < _SECOND) & (captured <= length) & (length <= self._most)
+        return np.where(plain, captured + _HEADER, 0)

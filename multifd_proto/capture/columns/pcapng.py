@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from multifd_proto.capture.columns.lockstep import Chain
+from multifd_proto.capture.columns.lockstep import Chain, gather
 from multifd_proto.capture.columns.records import Integers, Records
 from multifd_proto.capture.columns.walk import Walk, Walked
 from multifd_proto.capture.info import Limits
@@ -118,10 +118,10 @@ class PacketBlocks:
     def _patterns(self, _held: memoryview, _place: int) -> tuple[bytes, ...]:
         return (self._kind,)
 
-    def _plausible(self, held: memoryview, place: int) -> int:
-        kind, size = self._fields(held, place)
-        end = place + size
-        plain = kind == _PACKET and _LEAST <= size <= self._most and size % 4 == 0
-        if not plain or end > len(held):
-            return 0
-        return size if self._fields(held, end - 8)[1] == size else 0
+    def _plausible(self, held: memoryview, places: Integers) -> Integers:
+        kind, size = gather(held, places, 8).view(self._word).astype(np.int64).T
+        plain = (kind == _PACKET) & (size >= _LEAST) & (size <= self._most) & (size % 4 == 0)
+        size = np.where(plain, size, _LEAST)
+        end = np.minimum(places + size, len(held)) - _TRAILER
+        (again,) = gather(held, end, _TRAILER).view(self._word).T
+        return np.where(plain & (again == size), size, 0)

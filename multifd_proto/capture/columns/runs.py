@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,17 +57,9 @@ class Run:
         """Return where in the order of the capture a piece is."""
         return int(self.row[piece]) << PHASES | phase
 
-    @cached_property
-    def _ends(self) -> list[int]:
-        return list(self.end.tolist())
-
-    @cached_property
-    def _shift(self) -> list[int]:
-        return list((self.place - self.start).tolist())
-
     def piece(self, offset: int) -> int:
         """Return the number of the piece that holds a byte of the stream."""
-        return bisect_right(self._ends, offset)
+        return int(self.end.searchsorted(offset, "right"))
 
     def read(self, offset: int, size: int) -> bytes | memoryview:
         """Return bytes of the stream that the run holds."""
@@ -80,15 +70,19 @@ class Run:
         """Return the same, piece by piece."""
         if not size:
             return []
-        first, last = self.piece(offset), self.piece(offset + size - 1)
-        if first == last:
-            return [self.content.view(offset + self._shift[first], size)]
-        starts = [offset, *self._ends[first:last]]
-        stops = [*starts[1:], offset + size]
-        shifts = self._shift[first : last + 1]
-        return self.content.views(
-            [(shift + a, shift + b) for shift, a, b in zip(shifts, starts, stops, strict=True)]
-        )
+        first, stop = self.piece(offset), offset + size
+        inside = offset - int(self.start[first])
+        if stop <= self.end[first]:
+            return [self.content.view(int(self.place[first]) + inside, size)]
+        last = self.piece(stop - 1)
+        places = self.place[first : last + 1].tolist()
+        ends = (self.place[first : last + 1] + self.end[first : last + 1]) - self.start[
+            first : last + 1
+        ]
+        ends = ends.tolist()
+        places[0] += inside
+        ends[-1] -= int(self.end[last]) - stop
+        return self.content.views(list(zip(places, ends, strict=True)))
 
 
 def next_run(
@@ -100,14 +94,12 @@ def next_run(
     overlaps unless it is a mere repetition. Everything else is left to `Direction`.
 
     Args:
-        segments: of one direction, some with data, none cut or with a flag that opens or closes.
+        segments: of one direction, all with data, none cut or with a flag that opens or closes.
         half: the direction.
         expected: sequence number of its next byte.
         position: offset of its next byte.
         clock: time of the byte before.
     """
-    if not segments.size.all():  # what brings nothing tells no time either
-        segments = segments.part(np.flatnonzero(segments.size))
     # step by step, as all of it together may be more than sequence numbers can tell
     steps = np.diff(segments.seq, prepend=np.uint32(expected)).view(np.int32)
     start = position + np.cumsum(steps, dtype=np.int64)

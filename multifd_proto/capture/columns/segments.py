@@ -56,12 +56,12 @@ class Segments:
         """Return some of them."""
         return replace(self, **{name: getattr(self, name)[which] for name in _COLUMNS})
 
-    def by_flow(self) -> Iterator[tuple[bytes, Segments]]:
-        """Yield the segments of each direction, with its addresses and ports."""
+    def by_flow(self) -> Iterator[tuple[bytes, NDArray[np.intp]]]:
+        """Yield addresses and ports of each direction, and which segments are its."""
         for flow, key in self.keys.items():
             which = np.flatnonzero(self.flow == np.uint64(flow))
             if len(which):
-                yield key, self.part(which)
+                yield key, which
 
     def singly(self) -> Iterator[Segment]:
         """Yield them one by one."""
@@ -248,8 +248,10 @@ def _flows(
     key: NDArray[np.uint8], plain: NDArray[np.bool_], keys: dict[int, bytes]
 ) -> NDArray[np.uint64]:
     """Return a hash of each key, and remember the keys."""
-    words = np.ascontiguousarray(key).view(np.uint32).astype(np.uint64)
-    flow = np.asarray((words * _SECRET[: words.shape[1]]).sum(axis=1), np.uint64)
+    words = key.view(np.uint32)
+    flow: NDArray[np.uint64] = words[:, 0] * _SECRET[0]
+    for number in range(1, words.shape[1]):  # faster than a product of matrices
+        flow += words[:, number] * _SECRET[number]
     unseen = plain.copy()
     for known in keys:
         unseen &= flow != known

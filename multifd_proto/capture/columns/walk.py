@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.ahead import Ahead, Touch
-from multifd_proto.capture.columns.lockstep import Chain, walk
+from multifd_proto.capture.columns.lockstep import Chain, gather, walk
 from multifd_proto.capture.columns.records import HEAD, Bytes, Integers
 from multifd_proto.capture.window import Window
 
@@ -146,21 +146,9 @@ class Walk:
             place, end = walked
             if len(place) > most:
                 place, end = place[:most], int(place[most])
-        rows = _gather(held, place, self._width)
-        ends = _gather(held, np.append(place[1:], end)[: len(place)] - tail, tail)
+        rows = gather(held, place, self._width)
+        ends = gather(held, np.append(place[1:], end)[: len(place)] - tail, tail)
         return Walked(content, place + content.base, rows, ends), end + content.base
-
-
-def _gather(held: memoryview, places: Integers, width: int) -> Rows:
-    """Return the bytes at some places; what is behind the end is zeros."""
-    if not len(places) or not width:
-        return np.zeros((len(places), width), np.uint8)
-    if int(places[-1]) + width > len(held):
-        held = memoryview(bytes(held) + bytes(width))
-    every: NDArray[np.void] = np.ndarray(
-        (len(held) - width + 1,), np.dtype((np.void, width)), held, 0, (1,)
-    )
-    return every[places].view(np.uint8).reshape(-1, width)
 
 
 def _in_memory(file: int, start: int, stop: int) -> bool:
