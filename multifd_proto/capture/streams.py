@@ -29,7 +29,7 @@ Taken: TypeAlias = "list[Run]"
 """What a table of segments adds to the directions that are looked at."""
 
 _DEFAULT = Limits()
-_LEAST, _MOST = 64, 16384
+_LEAST, _MOST = 64, 32768
 """Records in a table."""
 _PACKETS = 2048
 """Packets that a table is to tell of at most: each takes about 10 KiB while it is judged."""

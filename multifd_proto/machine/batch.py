@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multifd_proto.machine.events import Event, HeaderReceived, PacketReceived, PayloadReceived
+from multifd_proto.machine.heads import Heads
 from multifd_proto.wire.dialect import FLAG_SYNC
 from multifd_proto.wire.payload import method_of
 from multifd_proto.wire.schema import MULTIFD_PACKET_SIZE, MultiFDPacketHdr, RamPacket
@@ -35,7 +36,7 @@ class PacketBatch:
     """
 
     layout: type[RamPacket]
-    heads: NDArray[np.void]
+    heads: Heads
     """The heads, of `layout.dtype(page_count)`."""
     stream: Integers
     """Number of the packet's connection."""
@@ -90,14 +91,8 @@ class PacketBatch:
             for name in _COLUMNS[1:]
             if getattr(batches[0], name) is not None
         }
-        place = np.empty_like(order)
-        place[order] = np.arange(len(order))
-        # as bytes, since numpy would change their byte order; each is copied once
-        dtype = batches[0].heads.dtype
-        heads = np.empty(len(order), f"V{dtype.itemsize}")
-        for batch, places in zip(batches, np.split(place, _ends(batches)), strict=False):
-            heads[places] = batch.heads.view(heads.dtype)
-        return replace(batches[0], heads=heads.view(dtype), **columns)
+        heads = Heads.joined([batch.heads for batch in batches])[order]
+        return replace(batches[0], heads=heads, **columns)
 
     # ---- columns in the machine's byte order ---------------------------------------------------
 
@@ -111,47 +106,57 @@ class PacketBatch:
         """Target page size in bytes."""
         return MULTIFD_PACKET_SIZE // self.page_count
 
-    @cached_property
+    @property
     def flags(self) -> Integers:
         """The flags word."""
-        return self._native("flags")
+        return self.field("flags")
 
-    @cached_property
+    @property
     def pages_alloc(self) -> Integers:
         """Pages that the packet claims room for."""
-        return self._native("pages_alloc")
+        return self.field("pages_alloc")
 
-    @cached_property
+    @property
     def normal_pages(self) -> Integers:
         """Pages with content."""
-        return self._native("normal_pages")
+        return self.field("normal_pages")
 
-    @cached_property
+    @property
     def zero_pages(self) -> Integers:
         """Pages of zeros; none where the layout has no such field."""
         if "zero_pages" not in (self.heads.dtype.names or ()):
             return np.zeros(len(self), np.int64)
-        return self._native("zero_pages")
+        return self.field("zero_pages")
 
-    @cached_property
+    @property
     def next_packet_size(self) -> Integers:
         """What the packet says of its payload's size in bytes."""
-        return self._native("next_packet_size")
+        return self.field("next_packet_size")
 
-    @cached_property
+    @property
     def packet_num(self) -> NDArray[np.uint64]:
         """Number of the packet in the migration."""
-        return self.heads["packet_num"].astype(np.uint64)
+        return self.field("packet_num")
 
-    @cached_property
+    @property
     def offsets(self) -> NDArray[np.uint64]:
         """Offsets of pages in the block: a row of `page_count` items a packet."""
-        return self.heads["offset"].astype(np.uint64)
+        return self.field("offset")
+
+    def field(self, name: str) -> NDArray[Any]:
+        """Return a field of each head: integers of 64 bits where it is one of 32, else as it is."""
+        whole, start = self.cut_from
+        known = vars(whole).setdefault("known", {})
+        if name not in known:
+            values = whole.heads.field(name)
+            known[name] = values.astype(np.int64) if values.dtype == np.uint32 else values
+        column: NDArray[Any] = known[name][start : start + len(self)]
+        return column
 
     @cached_property
     def names(self) -> tuple[list[bytes], Integers]:
         """The name fields that there are, 256 bytes each, and the number of each packet's."""
-        fields = np.ascontiguousarray(self.heads["ramblock"])
+        fields = self.field("ramblock")
         words = fields.view(np.uint64).reshape(len(fields), -1)
         changes = np.append(True, (words[1:] != words[:-1]).any(1))
         names: dict[bytes, int] = {}
@@ -168,14 +173,11 @@ class PacketBatch:
         """Normal and zero pages."""
         return self.normal_pages + self.zero_pages
 
-    def _native(self, name: str) -> Integers:
-        return self.heads[name].astype(np.int64)
-
     # ---- the same as events --------------------------------------------------------------------
 
     def packet(self, index: int) -> PacketReceived:
         """Return the event of one packet's head."""
-        packet = self.layout.parse(self.heads[index].tobytes())
+        packet = self.layout.parse(self.heads.one(index))
         round_ = int(self.round[index])
         return PacketReceived(
             offset=int(self.offset[index]),
@@ -209,7 +211,3 @@ class PacketBatch:
 
 
 _COLUMNS = [f.name for f in fields(PacketBatch)[1:]]
-
-
-def _ends(batches: list[PacketBatch]) -> Integers:
-    return np.cumsum([len(batch) for batch in batches])

@@ -200,7 +200,7 @@ class Scene:
         reserved = np.zeros(len(self.batch), np.bool_)
         for name in self.batch.heads.dtype.names or ():
             if name.startswith("unused"):
-                fields = np.ascontiguousarray(self.batch.heads[name])
+                fields = np.ascontiguousarray(self.batch.field(name))
                 reserved |= fields.view(np.uint8).reshape(len(fields), -1).any(1)
         return reserved
 

@@ -10,6 +10,7 @@ import numpy as np
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.check import Checker
 from multifd_proto.machine.events import Event, HeaderReceived, PacketReceived, PayloadReceived
+from multifd_proto.machine.heads import Heads
 from multifd_proto.wire.schema import MULTIFD_MAGIC, MULTIFD_VERSION
 
 
@@ -31,7 +32,7 @@ def batch_of(packets: list[tuple[int, PacketReceived]]) -> PacketBatch:
     integers: dict[str, Any] = {
         name: np.array(values, np.int64) for name, values in columns.items()
     }
-    return PacketBatch(layout, np.frombuffer(heads, layout.dtype(count)), **integers)
+    return PacketBatch(layout, Heads([np.frombuffer(heads, layout.dtype(count))]), **integers)
 
 
 def judge_in_batches(checker: Checker, stream: int, events: Iterable[Event]) -> int:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multifd_proto.machine.batch import PacketBatch
+from multifd_proto.machine.heads import Heads
 from multifd_proto.views.messages import describe
 from multifd_proto.views.packet_lines import Columns, csv_lines, json_lines, text_lines
 from multifd_proto.views.rows import COLUMNS, row
@@ -52,7 +53,7 @@ def batches(draw):
     }
     return PacketBatch(
         layout=layout,
-        heads=np.frombuffer(b"".join(heads), layout.dtype(PAGES)),
+        heads=Heads([np.frombuffer(b"".join(heads), layout.dtype(PAGES))]),
         ended=column["time"],
         row=np.arange(count),
         **column,

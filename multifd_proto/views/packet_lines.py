@@ -68,7 +68,7 @@ class Columns:
                 pages = zip(self.batch.offsets.tolist(), self.batch.pages.tolist(), strict=True)
                 return [offsets[:count] for offsets, count in pages]
         if name in _STARTS:
-            return list(self.batch.heads[name].tolist())
+            return list(self.batch.field(name).tolist())
         return list(getattr(self.batch, name).tolist())
 
     def array(self, name: str) -> list[Any] | NDArray[Any] | None:
@@ -76,7 +76,7 @@ class Columns:
         if name in ("stream", "offset", "time", "payload") or name in _NUMBERS:
             return cast("NDArray[Any]", getattr(self.batch, name))
         if name in _STARTS:
-            return self.batch.heads[name].astype(np.int64)
+            return self.batch.field(name)
         return self.values(name)
 
     def column(self, name: str, say: Callable[[Any], str]) -> Column:

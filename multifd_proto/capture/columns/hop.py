@@ -14,6 +14,7 @@ from multifd_proto.capture.columns.runs import PHASES, Run
 from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.events import ChannelState, Event
+from multifd_proto.machine.heads import Heads
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
 from multifd_proto.wire.main_records import MainRecord
 from multifd_proto.wire.main_stream import MainStream
@@ -56,7 +57,7 @@ def follow_channel(channel: Channel, run: Run) -> Iterator[Piece]:
         walk = _Walk(channel, run)
         if channel.between_packets:
             walk.hop()
-        if walk.heads:
+        if walk.places:
             phase += 1
             yield walk.batch(phase)
             walk.tell_channel()
@@ -112,13 +113,16 @@ class _Walk:
 
     def __init__(self, channel: Channel, run: Run) -> None:
         self.position = channel.offset
-        self.heads: list[bytes | memoryview] = []
+        self.places: list[int] = []
+        self._heads: list[bytes | memoryview] = []
+        self._parts: list[bytes] = []
+        self._last: bytes | memoryview = b""
+        self._over: bytes | memoryview = b""
         self._syncs = 0
         self._open = False  # the last packet's payload is not over
         self._last_payload = 0
         self._channel = channel
         self._run = run
-        self._places: list[int] = []
         self._layout: type[RamPacket] = channel.layout
         self._count = channel.page_count or 0
         self._size = self._layout.size(self._count)
@@ -144,12 +148,13 @@ class _Walk:
                 if self._channel.looks_at(method):
                     break
                 payload = method.payload_size(normal, announced, page_size) if method else announced
-            self.heads.append(head)
-            self._places.append(place)
-            after = place + size + payload
+            self._heads.append(head)
+            self.places.append(place)
+            after, self._last = place + size + payload, head
             if after > stop:
                 self._open, self._last_payload = True, payload
                 break
+            self._over = head
             self._syncs += flags & FLAG_SYNC
             empty = 0 if payload else empty + 1
             place = after
@@ -166,35 +171,43 @@ class _Walk:
             good &= heads["flags"] & FLAG_DEVICE_STATE == 0
         count = most if good.all() else int(good.argmin())
         taken = count * self._size
-        self.heads.append(memoryview(data)[:taken] if taken < len(data) else data)
-        self._places.extend(range(place, place + taken, self._size))
+        self._part()
+        self._parts.append(bytes(data if taken == len(data) else data[:taken]))
+        self._over = data[taken - self._size : taken] or self._over
+        self.places.extend(range(place, place + taken, self._size))
         self._syncs += int((heads["flags"][:count] & FLAG_SYNC).sum())
         return taken
+
+    def _part(self) -> None:
+        """Put the heads together that came one by one."""
+        if self._heads:
+            self._parts.append(b"".join(self._heads))
+            self._heads = []
 
     def tell_channel(self) -> None:
         """Move the channel on behind what was walked over."""
         channel, run = self._channel, self._run
         channel.receive_packets(self.position - channel.offset, self._syncs, self._number())
         if self._open:
-            channel.receive_data(self.heads[-1], int(run.time[run.piece(self.position)]))
+            channel.receive_data(self._last, int(run.time[run.piece(self.position)]))
             for _ in channel.events():
                 pass  # they are told by the batch
 
     def _number(self) -> int | None:
         """Return the `packet_num` of the last packet that is over."""
-        over = self.heads[:-1] if self._open else self.heads
-        end = self._layout.end_of("packet_num") - self._size
-        return int.from_bytes(over[-1][end - 8 :][:8], "big") if over else None
+        end = self._layout.end_of("packet_num")
+        return int.from_bytes(self._over[end - 8 : end], "big") if self._over else None
 
     def batch(self, phase: int) -> PacketBatch:
         """Return the packets."""
         run = self._run
-        heads = np.frombuffer(b"".join(self.heads), self._dtype)
-        offset = np.array(self._places, np.int64)
+        self._part()
+        heads = Heads([np.frombuffer(part, self._dtype) for part in self._parts])
+        offset = np.array(self.places, np.int64)
         after = np.append(offset[1:], self.position)
         if self._open:
             after[-1] = offset[-1] + self._size + self._last_payload
-        sync = (heads["flags"] & FLAG_SYNC).astype(np.int64)
+        sync = (heads.field("flags") & FLAG_SYNC).astype(np.int64)
         first = self._channel.round
         round_ = np.full(len(heads), -1) if first is None else first + np.cumsum(sync) - sync
         payload = after - offset - self._size

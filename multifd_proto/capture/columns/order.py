@@ -8,8 +8,13 @@ import numpy as np
 
 from multifd_proto.capture.columns.hop import MainPiece, Piece, Single
 from multifd_proto.machine.batch import PacketBatch
-from multifd_proto.machine.events import PayloadReceived
+from multifd_proto.machine.events import HeaderReceived, PayloadReceived
+from multifd_proto.wire.dialect import FLAG_SYNC
 from multifd_proto.wire.ram_records import RamSetup
+from multifd_proto.wire.schema import MULTIFD_MAGIC, MULTIFD_VERSION, MultiFDPacketHdr
+
+_PLAIN = [MultiFDPacketHdr(MULTIFD_MAGIC, MULTIFD_VERSION, flags) for flags in (0, FLAG_SYNC)]
+"""Headers that are right in every dialect."""
 
 
 class InOrder:
@@ -50,8 +55,12 @@ def shows(single: Single) -> bool:
 
 def matters(single: Single) -> bool:
     """Tell whether a packet may be judged in another way before an event than after it."""
-    if isinstance(single[2], MainPiece):
-        return isinstance(single[2].record, RamSetup)
+    match single[2]:
+        case MainPiece(record=record):
+            return isinstance(record, RamSetup)
+        case HeaderReceived(header=header):
+            # judged by itself: it matters where its faults are told, if it has any
+            return header not in _PLAIN
     return shows(single)
 
 

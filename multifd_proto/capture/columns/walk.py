@@ -25,7 +25,7 @@ _MUCH = 2 << 20
 _LARGE = 8192
 """Mean bytes of a record from which on hopping beats reading."""
 _FEW = 64
-"""Records after which the mean is known."""
+"""Records after which the mean is known; they are hopped over."""
 _FAR = 256 << 20
 """Bytes of a file that are hopped over before it is asked again whether they are in memory."""
 _STEP = 8 << 20
@@ -96,7 +96,7 @@ class Walk:
         self._window.move(place)
 
     def _hops(self) -> bool:
-        return self._count >= _FEW and self._bytes >= self._count * _LARGE
+        return self._count < _FEW or self._bytes >= self._count * _LARGE
 
     def _until(self, file: int, start: int) -> int:
         """Return up to where the file is in memory, having it read if it is not."""
@@ -132,7 +132,7 @@ class Walk:
         """Read about as much as so many records take."""
         if self._ahead is None:
             self._ahead = Ahead(file)
-        mean = self._bytes // self._count if self._count >= _FEW else _LARGE * 8
+        mean = self._bytes // self._count
         return self._ahead.read(start)[: most * mean * 5 // 4 + _LARGE]
 
     def _step(self, content: Bytes, most: int) -> tuple[Walked, int]:

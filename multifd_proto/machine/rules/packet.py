@@ -38,7 +38,7 @@ def has_pages(m: Migration, c: ChannelInfo, e: PacketReceived) -> bool:
 @rule(
     "PKT-1",
     on=HeaderReceived,
-    bulk=lambda b, _s: Found(b.heads["magic"] != MULTIFD_MAGIC),
+    bulk=lambda b, _s: Found(b.field("magic") != MULTIFD_MAGIC),
 )
 def magic(_m: Migration, _c: ChannelInfo, e: HeaderReceived) -> Iterator[Fault]:
     if e.header.magic != MULTIFD_MAGIC:
@@ -50,7 +50,7 @@ def magic(_m: Migration, _c: ChannelInfo, e: HeaderReceived) -> Iterator[Fault]:
     on=HeaderReceived,
     when=lambda _m, _c, e: e.header.magic == MULTIFD_MAGIC,
     bulk=lambda b, _s: Found(
-        b.heads["version"] != MULTIFD_VERSION, b.heads["magic"] == MULTIFD_MAGIC
+        b.field("version") != MULTIFD_VERSION, b.field("magic") == MULTIFD_MAGIC
     ),
 )
 def version(_m: Migration, _c: ChannelInfo, e: HeaderReceived) -> Iterator[Fault]:
@@ -66,7 +66,7 @@ def _without(flags: int) -> frozenset[Dialect]:
 
 def _known_flags(b: PacketBatch, s: Scene) -> Found:
     wrong = s.labels(b.flags, _without)
-    return Found(wrong != 0, b.heads["magic"] == MULTIFD_MAGIC, wrong)
+    return Found(wrong != 0, b.field("magic") == MULTIFD_MAGIC, wrong)
 
 
 @rule(
