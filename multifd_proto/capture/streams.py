@@ -31,7 +31,7 @@ Taken: TypeAlias = "list[Run]"
 _DEFAULT = Limits()
 _LEAST, _MOST = 64, 32768
 """Records in a table."""
-_PACKETS = 2048
+_PACKETS = 4096
 """Packets that a table is to tell of at most: each takes about 10 KiB while it is judged."""
 _FIRST = 64
 """Records before the first table."""
