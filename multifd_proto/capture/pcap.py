@@ -12,8 +12,8 @@ from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
 
 if TYPE_CHECKING:
-    from multifd_proto.capture.columns.pcap import PcapRecords
     from multifd_proto.capture.columns.records import Records
+    from multifd_proto.capture.columns.walk import Walk
 
 MAGICS = {
     b"\xa1\xb2\xc3\xd4": (">", 1000),
@@ -46,7 +46,7 @@ class Pcap:
         self._header = struct.Struct(self._order + "IIII").unpack_from
         self._window = window
         self._limits = limits
-        self._columns: PcapRecords | None = None
+        self._walk: Walk | None = None
         window.start += _FILE_HEADER
 
     def frames(self) -> Iterator[Frame]:
@@ -102,18 +102,21 @@ class Pcap:
             most: bounds how many.
             first: number of the next record in the input.
         """
-        from multifd_proto.capture.columns.pcap import PcapRecords
-
-        if self._columns is None:
-            self._columns = PcapRecords(
-                self._window, self._order, self._tick, self._network, self._limits
-            )
-        return self._columns.records(most, first)
+        return self.walk().records(most, first)
 
     def take_back(self) -> None:
         """Have the records that were returned last read again."""
-        if self._columns:
-            self._columns.take_back()
+        self.walk().take_back()
+
+    def walk(self) -> Walk:
+        """Return what walks over the records."""
+        from multifd_proto.capture.columns.pcap import PcapRecords
+        from multifd_proto.capture.columns.walk import Walk
+
+        if self._walk is None:
+            walker = PcapRecords(self._order, self._tick, self._network, self._limits.record)
+            self._walk = Walk(self._window, walker)
+        return self._walk
 
 
 def frames(window: Window, info: CaptureInfo, limits: Limits) -> Iterator[Frame]:

@@ -12,8 +12,8 @@ from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
 
 if TYPE_CHECKING:
-    from multifd_proto.capture.columns.pcapng import PacketBlocks
     from multifd_proto.capture.columns.records import Records
+    from multifd_proto.capture.columns.walk import Walk
 
 MAGIC = b"\x0a\x0d\x0d\x0a"
 """First four bytes of a section header block, the same in both byte orders."""
@@ -97,11 +97,15 @@ class Pcapng:
             most: bounds how many.
             first: number of the next record in the input.
         """
-        return self._section.records(self._window, self._limits, most, first)
+        return self.walk().records(most, first)
 
     def take_back(self) -> None:
         """Have the records that were returned last read again."""
-        self._section.take_back()
+        self.walk().take_back()
+
+    def walk(self) -> Walk:
+        """Return what walks over the packets of the section."""
+        return self._section.walk(self._window, self._limits)
 
 
 def frames(window: Window, info: CaptureInfo, limits: Limits) -> Iterator[Frame]:
@@ -131,7 +135,7 @@ class _Section:
         self._packet = struct.Struct(self._order + "7I").unpack_from
         self._interfaces: list[Interface] = []
         self._drops: dict[int, int] = {}
-        self._columns: PacketBlocks | None = None
+        self._walk: Walk | None = None
 
     def block_size(self, window: Window) -> int:
         """Return the size of the next block in bytes, if it can be one."""
@@ -171,18 +175,14 @@ class _Section:
             place = after
         window.start = place
 
-    def records(self, window: Window, limits: Limits, most: int, first: int) -> Records | None:
-        """Return the next packets as columns, if it is packets that come next."""
+    def walk(self, window: Window, limits: Limits) -> Walk:
+        """Return what walks over the packets."""
         from multifd_proto.capture.columns.pcapng import PacketBlocks
+        from multifd_proto.capture.columns.walk import Walk
 
-        if self._columns is None:
-            self._columns = PacketBlocks(window, self._order, self._interfaces, limits)
-        return self._columns.records(most, first)
-
-    def take_back(self) -> None:
-        """Have the packets that were returned last read again."""
-        if self._columns:
-            self._columns.take_back()
+        if self._walk is None:
+            self._walk = Walk(window, PacketBlocks(self._order, self._interfaces, limits.record))
+        return self._walk
 
     def block(self, view: memoryview, place: int, size: int) -> Frame | None:
         """Read any one block; return the frame if it is one."""

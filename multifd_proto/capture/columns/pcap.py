@@ -3,53 +3,51 @@
 from __future__ import annotations
 
 import struct
+from typing import Any
 
 import numpy as np
 
 from multifd_proto.capture.columns.lockstep import Chain, gather
 from multifd_proto.capture.columns.records import Integers, Records
-from multifd_proto.capture.columns.walk import Walk
-from multifd_proto.capture.info import Limits
-from multifd_proto.capture.link import Network
-from multifd_proto.capture.window import Window
+from multifd_proto.capture.columns.segments import plain_link
+from multifd_proto.capture.columns.walk import Walked
+from multifd_proto.capture.link import Network, link_layer
 
 _HEADER = 16
 _SECOND = 1_000_000_000
 
 
 class PcapRecords:
-    """Reads the records of a pcap from where its window stands."""
+    """Knows the records of a pcap."""
 
     header = _HEADER
     tail = 0
 
-    def __init__(
-        self, window: Window, order: str, tick: int, network: Network, limits: Limits
-    ) -> None:
+    def __init__(self, order: str, tick: int, network: Network, most: int) -> None:
+        """Take what the file's header says.
+
+        Args:
+            order: byte order, as `struct` has it.
+            tick: of the time, in nanoseconds.
+            network: finds the IP header of a frame.
+            most: bytes that a record may have.
+        """
         self._fields = struct.Struct(order + "4I").unpack_from
         self._captured = struct.Struct(order + "8xI").unpack_from
         self._seconds = struct.Struct(order + "I").pack
         self._word = order + "u4"
         self._tick = tick
         self._network = network
-        self._most = limits.record
-        self.chain = Chain(
-            8, order, _HEADER, _HEADER, limits.record, self._patterns, self._plausible
-        )
-        self._walk = Walk(window, self)
-        self._begin = 0
+        self._most = most
+        self._made_of = order, tick, most
+        self.chain = Chain(8, order, _HEADER, _HEADER, most, self._patterns, self._plausible)
 
-    def records(self, most: int, first: int) -> Records | None:
-        """Return the next records; None where the next one is not whole, or too large.
+    def __reduce__(self) -> tuple[Any, ...]:
+        order, tick, most = self._made_of
+        return _remade, (order, tick, plain_link(self._network), most)
 
-        Args:
-            most: bounds how many.
-            first: number of the next record in the input.
-        """
-        walked = self._walk.next(most)
-        if not len(walked.place):
-            return None
-        self._begin = int(walked.place[0])
+    def records(self, walked: Walked, first: int) -> Records:
+        """Return what records hold."""
         header = np.ascontiguousarray(walked.rows[:, :_HEADER]).view(self._word).astype(np.int64)
         return Records(
             content=walked.content,
@@ -62,10 +60,6 @@ class PcapRecords:
             interface=np.zeros(len(walked.place), np.int64),
             networks=[self._network],
         )
-
-    def take_back(self) -> None:
-        """Have the records that were returned last read again."""
-        self._walk.move_back(self._begin)
 
     def size(self, row: bytes) -> int:
         """Return the bytes of the record with these first bytes; 0 if it claims too many."""
@@ -98,3 +92,7 @@ class PcapRecords:
         _, ticks, captured, length = header.T
         plain = (ticks * self._tick < _SECOND) & (captured <= length) & (length <= self._most)
         return np.where(plain, captured + _HEADER, 0)
+
+
+def _remade(order: str, tick: int, link: int, most: int) -> PcapRecords:
+    return PcapRecords(order, tick, link_layer(link), most)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from multifd_proto.capture.columns.lockstep import Chain, gather
 from multifd_proto.capture.columns.records import Integers, Records
-from multifd_proto.capture.columns.walk import Walk, Walked
-from multifd_proto.capture.info import Limits
-from multifd_proto.capture.link import Interface
-from multifd_proto.capture.window import Window
+from multifd_proto.capture.columns.segments import plain_link
+from multifd_proto.capture.columns.walk import Walked
+from multifd_proto.capture.link import Interface, link_layer
 
 _PACKET = 6
 _HEADER = 28
@@ -23,37 +23,34 @@ _EXACT = 1 << 62
 
 
 class PacketBlocks:
-    """Reads the packet blocks of a section from where its window stands."""
+    """Knows the packet blocks of a section."""
 
     header = _HEADER
     tail = _TRAILER
 
-    def __init__(
-        self, window: Window, order: str, interfaces: Sequence[Interface], limits: Limits
-    ) -> None:
-        self._fields = struct.Struct(order + "2I").unpack_from
-        self._kind = struct.Struct(order + "I").pack(_PACKET)
-        self._word = order + "u4"
-        self._interfaces = interfaces
-        self._most = limits.record
-        self.chain = Chain(4, order, 0, _LEAST, limits.record, self._patterns, self._plausible)
-        self._walk = Walk(window, self)
-        self._begin = 0
-
-    def records(self, most: int, first: int) -> Records | None:
-        """Return the next packets; None where the next block is none, or not as it should be.
+    def __init__(self, order: str, interfaces: Sequence[Interface], most: int) -> None:
+        """Take what the section says.
 
         Args:
-            most: bounds how many.
-            first: number of the next record in the input.
+            order: byte order, as `struct` has it.
+            interfaces: of the section; there may be more of them later.
+            most: bytes that a block may have.
         """
-        walked = self._walk.next(most)
+        self._fields = struct.Struct(order + "2I").unpack_from
+        self._kind = struct.Struct(order + "I").pack(_PACKET)
+        self._order = order
+        self._word = order + "u4"
+        self._interfaces = interfaces
+        self._most = most
+        self.chain = Chain(4, order, 0, _LEAST, most, self._patterns, self._plausible)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        known = [(plain_link(each.network), *each[1:]) for each in self._interfaces]
+        return _remade, (self._order, known, self._most)
+
+    def records(self, walked: Walked, first: int) -> Records:
+        """Return what packet blocks hold, up to the first that is none, or not as it should be."""
         count = self._well_formed(walked)
-        if count < len(walked.place):
-            self._walk.move_back(int(walked.place[count]))
-        if not count:
-            return None
-        self._begin = int(walked.place[0])
         words = self._words(walked)[:count]
         interface = words[:, 2]
         return Records(
@@ -92,10 +89,6 @@ class PacketBlocks:
             time[same] = ticks[same] * known.factor // known.divisor + known.offset
         return time
 
-    def take_back(self) -> None:
-        """Have the packets that were returned last read again."""
-        self._walk.move_back(self._begin)
-
     def size(self, row: bytes) -> int:
         """Return the bytes of the block with these first bytes; 0 if it is no packet."""
         kind, size = self._fields(row)
@@ -125,3 +118,8 @@ class PacketBlocks:
         end = np.minimum(places + size, len(held)) - _TRAILER
         (again,) = gather(held, end, _TRAILER).view(self._word).T
         return np.where(plain & (again == size), size, 0)
+
+
+def _remade(order: str, known: list[tuple[Any, ...]], most: int) -> PacketBlocks:
+    interfaces = [Interface(link_layer(link), *rest) for link, *rest in known]
+    return PacketBlocks(order, interfaces, most)

@@ -157,10 +157,10 @@ def _shapes(records: Records) -> Integers:
 
 def _ip_starts(head: NDArray[np.uint8], network: Network) -> Integers:
     """Return where the IP header starts in frames of an interface, or -1."""
-    link = _plain_link(network)
+    link = plain_link(network)
     if link in _ETHERTYPE:
         return _behind_vlans(head, _ETHERTYPE[link])
-    start = np.full(len(head), _IP_START.get(link, -1) if link is not None else -1, np.int64)
+    start = np.full(len(head), _IP_START.get(link, -1), np.int64)
     if link == _COOKED_2:  # the protocol comes first there
         start[~np.isin(_u16(head, 0), _IP)] = -1
     return start
@@ -181,12 +181,12 @@ def _inside_vxlan(head: NDArray[np.uint8], start: Integers) -> Integers:
     return start
 
 
-def _plain_link(network: Network) -> int | None:
-    """Return the link type of frames that are what they were on the wire."""
+def plain_link(network: Network) -> int:
+    """Return the link type of frames that are what they were on the wire, or -1."""
     try:
-        return None if isinstance(network, NotKept) else link_type(network)
+        return -1 if isinstance(network, NotKept) else link_type(network)
     except Undecodable:
-        return None
+        return -1
 
 
 def _behind_vlans(head: NDArray[np.uint8], place: int) -> Integers:

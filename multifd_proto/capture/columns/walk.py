@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.ahead import Ahead, Touch
 from multifd_proto.capture.columns.lockstep import Chain, gather, walk
-from multifd_proto.capture.columns.records import HEAD, Bytes, Integers
+from multifd_proto.capture.columns.records import HEAD, Bytes, Integers, Records
 from multifd_proto.capture.window import Window
 
 _MUCH = 2 << 20
@@ -62,27 +62,79 @@ class Walker(Protocol):
     def places(self, held: memoryview, most: int) -> tuple[list[int], int]:
         """Return where up to so many whole, simple records in memory are, and where they end."""
 
+    def records(self, walked: Walked, first: int) -> Records:
+        """Return what they hold, up to the first one that is not simple.
+
+        Args:
+            walked: records, at least one.
+            first: number of the first one in the input.
+        """
+
 
 class Walk:
     """A walk over the records of one file, from where its window stands."""
 
     def __init__(self, window: Window, walker: Walker) -> None:
         """Begin at the window; it is moved on behind the records that were walked over."""
+        self.walker = walker
         self._window = window
-        self._walker = walker
-        self._width = walker.header + HEAD
+        self._begin = 0
         self._count = self._bytes = 0
         self._ahead: Ahead | None = None
         self._touch: Touch | None = None
 
-    def next(self, most: int) -> Walked:
+    @property
+    def file(self) -> int | None:
+        """Descriptor of the file, if it is one that is read as it is."""
+        return self._window.file
+
+    @property
+    def place(self) -> int:
+        """Where the next record is."""
+        return self._window.offset
+
+    @property
+    def left(self) -> int:
+        """Bytes of the file from there on."""
+        return self._window.size - self._window.offset
+
+    @property
+    def hops(self) -> bool:
+        """Records are hopped over for now."""
+        return self._count < _FEW or self._bytes >= self._count * _LARGE
+
+    def records(self, most: int, first: int) -> Records | None:
+        """Return the next records; None where the next one is not whole, or not simple.
+
+        Args:
+            most: bounds how many.
+            first: number of the next record in the input.
+        """
+        walked = self._next(most)
+        if not len(walked.place):
+            return None
+        self._begin = int(walked.place[0])
+        records = self.walker.records(walked, first)
+        if len(records) < len(walked.place):
+            self.move(int(walked.place[len(records)]))
+        return records if len(records) else None
+
+    def take_back(self) -> None:
+        """Have the records that were returned last read again."""
+        self.move(self._begin)
+
+    def move(self, place: int) -> None:
+        """Go to a record."""
+        self._window.move(place)
+
+    def _next(self, most: int) -> Walked:
         """Return the next records: at most `most`, none where the next is not simple or whole."""
         start, file = self._window.offset, self._window.file
         if file is None:
-            self._window.fill(self._walker.header)
+            self._window.fill(self.walker.header)
             held = self._window.view[self._window.start :]
             walked, end = self._step(Bytes(held, start, None), most)
-        elif self._hops():
+        elif self.hops:
             walked, end = self._hop(file, start, most)
         else:
             walked, end = self._step(Bytes(self._read(file, start, most), start, file), most)
@@ -91,25 +143,18 @@ class Walk:
         self._window.move(end)
         return walked
 
-    def move_back(self, place: int) -> None:
-        """Take back the records from this place on."""
-        self._window.move(place)
-
-    def _hops(self) -> bool:
-        return self._count < _FEW or self._bytes >= self._count * _LARGE
-
     def _until(self, file: int, start: int) -> int:
         """Return up to where the file is in memory, having it read if it is not."""
         end = min(start + _FAR, self._window.size)
-        if self._touch is None and _in_memory(file, start, end):
+        if self._touch is None and _in_cache(file, start, end):
             return end
         self._touch = self._touch or Touch(file)
         return min(self._touch.until(start), self._window.size)
 
     def _hop(self, file: int, start: int, most: int) -> tuple[Walked, int]:
         """Read the first bytes of each record, and with them the last ones of the record before."""
-        pread, size_of, tail = os.pread, self._walker.size, self._walker.tail
-        width, whole = self._width + tail, self._window.size
+        pread, size_of, tail = os.pread, self.walker.size, self.walker.tail
+        width, whole = self.walker.header + HEAD + tail, self._window.size
         place, last = start, min(self._until(file, start), whole) - width
         rows: list[bytes] = []
         places: list[int] = []
@@ -137,21 +182,34 @@ class Walk:
 
     def _step(self, content: Bytes, most: int) -> tuple[Walked, int]:
         """Walk over records in memory."""
-        held, tail = content.held, self._walker.tail
-        walked = walk(held, self._walker.chain) if len(held) >= _MUCH else None
+        held = content.held
+        walked = walk(held, self.walker.chain) if len(held) >= _MUCH else None
         if walked is None:
-            listed, end = self._walker.places(held, most)
+            listed, end = self.walker.places(held, most)
             place = np.array(listed, np.int64)
         else:
             place, end = walked
             if len(place) > most:
                 place, end = place[:most], int(place[most])
-        rows = gather(held, place, self._width)
-        ends = gather(held, np.append(place[1:], end)[: len(place)] - tail, tail)
-        return Walked(content, place + content.base, rows, ends), end + content.base
+        return in_memory(content, place, end, self.walker), end + content.base
 
 
-def _in_memory(file: int, start: int, stop: int) -> bool:
+def in_memory(content: Bytes, place: Integers, end: int, walker: Walker) -> Walked:
+    """Return records that are in memory.
+
+    Args:
+        content: the bytes.
+        place: where in them the records begin.
+        end: where the last one ends.
+        walker: knows their format.
+    """
+    rows = gather(content.held, place, walker.header + HEAD)
+    tails = np.append(place[1:], end)[: len(place)] - walker.tail
+    ends = gather(content.held, tails, walker.tail)
+    return Walked(content, place + content.base, rows, ends)
+
+
+def _in_cache(file: int, start: int, stop: int) -> bool:
     """Tell whether a stretch of a file is in the page cache, as far as samples tell."""
     byte = bytearray(1)
     with suppress(OSError):  # not every file system can tell
