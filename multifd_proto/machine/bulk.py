@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multifd_proto.machine.batch import Integers, PacketBatch
+from multifd_proto.machine.bulk_marks import Mask
 from multifd_proto.machine.bulk_pages import Lot, Pages
-from multifd_proto.machine.bulk_runs import Mask
 from multifd_proto.machine.events import Event, PacketReceived
 from multifd_proto.machine.migration import ChannelInfo, Migration
 from multifd_proto.machine.parameters import RamBlock

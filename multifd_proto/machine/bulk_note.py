@@ -52,7 +52,7 @@ def _pages_fit(scene: Scene) -> bool:
     if scene.migration.pages_full:
         return True
     rounds = {lot.round for lot in scene.lots} | old.keys()
-    chunks = sum(lot.runs.chunks for lot in scene.lots) + sum(map(len, old.values()))
+    chunks = sum(lot.marks.chunks for lot in scene.lots) + sum(map(len, old.values()))
     return len(rounds) <= bounds.rounds and chunks <= bounds.page_chunks
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from multifd_proto.machine.batch import Integers, PacketBatch
-from multifd_proto.machine.bulk_runs import Mask, PageRuns, run_starts
+from multifd_proto.machine.bulk_marks import Mask, PageMarks
 from multifd_proto.machine.sets import PageSet
 
 
@@ -22,14 +22,30 @@ class Pages:
         self.rows = np.flatnonzero(which)
         """The packets' places in the batch; the matrices here have a row for each."""
         self._offsets = batch.offsets if len(self.rows) == len(batch) else batch.offsets[self.rows]
-        self.used: Mask = np.arange(batch.page_count) < batch.pages[self.rows, None]
-        """Items of `offset` that belong to a page."""
         self._page_size = np.uint64(batch.page_size)
         self._shift = np.uint64(batch.page_size.bit_length() - 1)
-        self._own = self._offsets if self.used.all() else np.where(self.used, self._offsets, 0)
+        self._unused = np.maximum(batch.page_count - batch.pages[self.rows], 0)
+        self.short: Mask = self._unused > 0
+        """Packets with fewer pages than offsets."""
+
+    @cached_property
+    def used(self) -> Mask:
+        """Items of `offset` that belong to a page."""
+        count = self._offsets.shape[1]
+        used: Mask = np.arange(count) < count - self._unused[:, None]
+        return used
+
+    @cached_property
+    def _own(self) -> NDArray[np.uint64]:
+        """The offsets of pages; the first one again where there is no page."""
+        if not self.short.any():
+            return self._offsets
+        return np.where(self.used, self._offsets, self._offsets[:, :1])
 
     def _column(self, values: NDArray[Any]) -> NDArray[Any]:
         """Return a column of the batch: 0 where the packet is none of these."""
+        if len(self.rows) == self._all:
+            return values
         column = np.zeros(self._all, values.dtype)
         column[self.rows] = values
         return column
@@ -48,13 +64,13 @@ class Pages:
     @cached_property
     def twice(self) -> Mask:
         """The packet lists an offset more than once."""
-        twice = self.starts.sum(1) > 1
-        offsets, used = self._offsets[twice], self.used[twice][:, 1:]
-        twice[twice] = ((offsets[:, 1:] <= offsets[:, :-1]) & used).any(1)
-        offsets = np.where(self.used[twice], self._offsets[twice], np.uint64((1 << 64) - 1))
-        offsets.sort(axis=1)
-        equal = offsets[:, 1:] == offsets[:, :-1]
-        twice[twice] = (equal & self.used[twice][:, 1:]).any(1)
+        twice = np.zeros(len(self.rows), np.bool_)
+        falls = self._own[:, 1:] <= self._own[:, :-1]
+        if falls.any():
+            looked_at = np.flatnonzero(falls.any(1))
+            offsets = np.sort(self._own[looked_at], axis=1)
+            equal = np.count_nonzero(offsets[:, 1:] == offsets[:, :-1], axis=1)
+            twice[looked_at] = equal > self._unused[looked_at]
         return self._column(twice)
 
     @cached_property
@@ -62,10 +78,13 @@ class Pages:
         """Numbers of the pages in their block."""
         return (self._offsets >> self._shift).view(np.int64)
 
-    @cached_property
-    def starts(self) -> Mask:
-        """Pages that are not right behind the page before them."""
-        return run_starts(self.numbers, self.used)
+    def listed(self, part: Integers) -> Integers:
+        """Return the numbers of the pages of some rows, in any order."""
+        if len(part) == len(self.rows) and not self.short.any():
+            return self.numbers.ravel()
+        short = part[self.short[part]]
+        full = self.numbers[part[~self.short[part]]].ravel()
+        return np.append(full, self.numbers[short][self.used[short]])
 
     def lots(self, rounds: Integers, codes: Integers, blocks: list[bytes]) -> list[Lot]:
         """Return the pages of each round and block.
@@ -98,15 +117,9 @@ class Lot:
     """Rows of `pages`."""
 
     @cached_property
-    def runs(self) -> PageRuns:
+    def marks(self) -> PageMarks:
         """All of them."""
-        return self._runs(self.part)
-
-    def _runs(self, part: Integers) -> PageRuns:
-        pages = self.pages
-        if len(part) == len(pages.rows):
-            return PageRuns.of(pages.numbers, pages.used, pages.starts)
-        return PageRuns.of(pages.numbers[part], pages.used[part], pages.starts[part])
+        return PageMarks(self.pages.listed(self.part))
 
     def add_to(self, seen: PageSet) -> Integers:
         """Add the pages of packets that share none with others, nor with what was seen.
@@ -114,12 +127,12 @@ class Lot:
         Returns:
             The places of the other packets in the batch.
         """
-        if seen.add_all(self.block, self.runs):
+        if seen.add_all(self.block, self.marks):
             return self.part[:0]
-        listed = np.sort(self.runs.numbers())
+        listed = np.sort(self.marks.numbers)
         shared = listed[seen.there(self.block, listed) | (np.diff(listed, prepend=-1) == 0)]
         pages = self.pages
         others = (np.isin(pages.numbers[self.part], shared) & pages.used[self.part]).any(1)
         if not others.all():
-            seen.add_all(self.block, self._runs(self.part[~others]))
+            seen.add_all(self.block, PageMarks(pages.listed(self.part[~others])))
         return pages.rows[self.part[others]]

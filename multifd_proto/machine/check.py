@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["RULES", "Checker", "rules"]
 
-FEW = 32
+FEW = 16
 """Packets that are judged faster one by one than in columns."""
 
 _BY_EVENT: dict[type[Event], list[Rule]] = {}

@@ -11,13 +11,13 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from multifd_proto.machine.bulk_runs import PageRuns
+    from multifd_proto.machine.bulk_marks import PageMarks
 
 CHUNK_BITS = 15
 CHUNK = 1 << CHUNK_BITS
 """Pages that are remembered together."""
-_LONG = 64
-"""Pages of a run, on average, from which on it is faster to add runs than pages."""
+WORD_BITS = 6
+"""Pages that are added at once, where there are many: 64."""
 
 
 class Runs:
@@ -179,35 +179,21 @@ class PageSet:
         there[there] = np.frombuffer(self._bits, np.uint8)[places >> 3] >> (places & 7) & 1
         return there
 
-    def add_all(self, block: bytes, pages: PageRuns) -> bool:
+    def add_all(self, block: bytes, pages: PageMarks) -> bool:
         """Add pages of a block if all of them are new, else add none; tell whether it did.
 
         There has to be room for the `pages.chunks` that they are in.
         """
-        if not pages.distinct:
-            return False
-        merged = pages.merged()
-        if len(merged.starts) * _LONG > len(pages):
-            return self._add_pages(block, merged.numbers())
-        pieces = [
-            (self._chunk(block, chunk, lambda: True) or 0, bit, count)
-            for chunk, bit, count in merged.pieces()
-        ]
-        if any(_any_of_run(self._bits, start + bit, count) for start, bit, count in pieces):
-            return False
-        return all(_set_run(self._bits, start + bit, count) for start, bit, count in pieces)
-
-    def _add_pages(self, block: bytes, pages: NDArray[np.int64]) -> bool:
         import numpy as np
 
-        places = self._places(block, pages, lambda: True)
-        order = np.flatnonzero(np.diff(places >> 3, prepend=-1))
-        touched = places[order] >> 3
-        added = np.bitwise_or.reduceat(np.uint8(1) << (places & 7).astype(np.uint8), order)
-        bits = np.frombuffer(self._bits, np.uint8)
-        if (bits[touched] & added).any():
+        if not pages.distinct:
             return False
-        bits[touched] |= added
+        firsts, bits = pages.words
+        places = self._places(block, firsts, lambda: True) >> WORD_BITS
+        words = np.frombuffer(self._bits, "<u8")
+        if (words[places] & bits).any():
+            return False
+        words[places] |= bits
         return True
 
     def _places(
@@ -224,21 +210,10 @@ class PageSet:
         return np.repeat(known, counts) + (pages & (CHUNK - 1))
 
 
-def _bits_of_run(bits: bytearray, bit: int, count: int) -> tuple[slice, int, int]:
-    """Return the place of a run's bytes, what they hold, and the run's bits in them."""
-    place = slice(bit >> 3, (bit + count + 7) >> 3)
-    return place, int.from_bytes(bits[place], "little"), ((1 << count) - 1) << (bit & 7)
-
-
-def _any_of_run(bits: bytearray, bit: int, count: int) -> bool:
-    """Tell whether any of a run of bits is set."""
-    _, seen, run = _bits_of_run(bits, bit, count)
-    return bool(seen & run)
-
-
 def _set_run(bits: bytearray, bit: int, count: int) -> bool:
     """Set a run of bits if none of it is set; tell whether it did."""
-    place, seen, run = _bits_of_run(bits, bit, count)
+    place = slice(bit >> 3, (bit + count + 7) >> 3)
+    seen, run = int.from_bytes(bits[place], "little"), ((1 << count) - 1) << (bit & 7)
     if seen & run:
         return False
     bits[place] = (seen | run).to_bytes(place.stop - place.start, "little")

@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multifd_proto.machine.bulk_runs import PageRuns, run_starts
+from multifd_proto.machine.bulk_marks import PageMarks
 from multifd_proto.machine.sets import PageSet, Runs
 
 SIZE = 4096
@@ -82,33 +82,22 @@ def test_numbers_added_at_once_are_as_added_one_by_one(batches, limit):
 rows = st.lists(runs | scattered.map(lambda pages: [p for p in pages if p < 1 << 52]), max_size=8)
 
 
-def page_runs(rows: list[list[int]]) -> PageRuns:
-    width = max((len(row) for row in rows), default=0) + 1
-    pages = np.array([row + [0] * (width - len(row)) for row in rows], np.int64)
-    pages = pages.reshape(len(rows), width)
-    used = np.arange(width) < np.array([len(row) for row in rows], np.int64)[:, None]
-    return PageRuns.of(pages, used, run_starts(pages, used))
-
-
 @given(st.lists(st.tuples(st.sampled_from([b"a", b"b"]), rows), max_size=4))
 def test_pages_added_at_once_are_all_new_or_none_is_added(batches):
     pages = PageSet()
     seen: set[tuple[bytes, int]] = set()
     for block, rows in batches:
-        found = page_runs(rows)
-        listed = sorted(page for row in rows for page in row)
-        assert len(found) == len(listed)
+        listed = [page for row in rows for page in row]
+        found = PageMarks(np.array(listed, np.int64))
         assert found.distinct == (len(set(listed)) == len(listed))
-        assert sorted(found.numbers().tolist()) == listed
-        assert found.chunks >= len({page // CHUNK for page in listed})
-        there = [(block, page) in seen for page in listed]
-        assert pages.there(block, np.array(listed, np.int64)).tolist() == there
+        assert found.chunks == len({page // CHUNK for page in listed})
+        ascending = np.array(sorted(listed), np.int64)
+        there = [(block, page) in seen for page in ascending.tolist()]
+        assert pages.there(block, ascending).tolist() == there
         new = found.distinct and not any(there)
         assert pages.add_all(block, found) == new
         if new:
             seen |= {(block, page) for page in listed}
-            assert found.chunks == len({page // CHUNK for page in listed})
-            assert found.merged().numbers().tolist() == listed
     for block, page in seen:
         assert pages.add(block, (page * SIZE,), SIZE, lambda: True) == [page * SIZE]
 
@@ -116,5 +105,5 @@ def test_pages_added_at_once_are_all_new_or_none_is_added(batches):
 def test_a_page_takes_a_bit():
     pages = PageSet()
     every_fourth = np.arange(0, 8 * CHUNK, 4)
-    assert pages.add_all(b"a", PageRuns(every_fourth, every_fourth + 1))
+    assert pages.add_all(b"a", PageMarks(every_fourth))
     assert (len(pages), len(pages._bits)) == (8, CHUNK)

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from multifd_proto.machine.batch import Integers, PacketBatch
+from multifd_proto.machine.bulk_marks import Mask, PageMarks
 from multifd_proto.machine.bulk_pages import Lot, Pages
-from multifd_proto.machine.bulk_runs import Mask, PageRuns
 from multifd_proto.machine.events import Event
 from multifd_proto.machine.sets import PageSet
 
@@ -57,7 +57,7 @@ class SentPages:
         """Add them to a set."""
         _, new = self.known_to(seen)
         if len(new):
-            seen.add_all(self.block, PageRuns(new, new + 1))
+            seen.add_all(self.block, PageMarks(new))
 
 
 class Sent:
@@ -78,7 +78,7 @@ class Sent:
     @property
     def chunks(self) -> int:
         """Chunks of a `PageSet` that the pages can take at most."""
-        return sum(lot.runs.chunks for lot in self._lots)
+        return sum(lot.marks.chunks for lot in self._lots)
 
     def pages(self, lot: Lot) -> SentPages:
         """Return the pages of a lot."""
@@ -105,12 +105,12 @@ class Sent:
     def add_to(self, seen: PageSet) -> None:
         """Add the pages to a set, and find those that are there."""
         for lot in self._lots:
-            if seen.add_all(lot.block, lot.runs):
+            if seen.add_all(lot.block, lot.marks):
                 continue
             pages = self.pages(lot)
-            again, new = pages.known_to(seen, distinct=lot.runs.distinct)
+            again, new = pages.known_to(seen, distinct=lot.marks.distinct)
             if len(new):
-                seen.add_all(lot.block, PageRuns(new, new + 1))
+                seen.add_all(lot.block, PageMarks(new))
             self.again.append(pages[again])
             self.resent += np.bincount(self.again[-1].packet, minlength=len(self.resent))
 
