@@ -134,6 +134,9 @@ class CaptureReader:
             if not file.more():
                 return
             yield from self._events(file.one())
+        from multifd_proto.capture.columns.segments import keep_memory, segments_of
+
+        keep_memory()
         most, patience, waiting = _LEAST, 1, 0
         while True:
             records = file.records(most, self.info.records)
@@ -142,8 +145,6 @@ class CaptureReader:
                     return
                 yield from self._events(file.one())
                 continue
-            from multifd_proto.capture.columns.segments import segments_of
-
             table = segments_of(records, self.info, self._datagrams)
             if waiting:
                 waiting -= 1

@@ -74,6 +74,15 @@ class Segments:
 _COLUMNS = ("row", "time", "flow", "seq", "flags", "place", "size", "missing")
 
 
+def keep_memory() -> None:
+    """Have the C library keep what arrays leave, for those of the next table.
+
+    GNU's gives memory back to the system whenever this much is free, and to get it again page by
+    page takes longer than all that is done with it. It learns from what is freed.
+    """
+    np.empty((32 << 20) - (64 << 10), np.uint8)
+
+
 def segments_of(records: Records, info: CaptureInfo, datagrams: Datagrams) -> Segments:
     """Return the TCP segments of records; count the records, and those that hold none.
 
