@@ -7,7 +7,6 @@ for are gathered.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -53,13 +52,12 @@ class Heads:
 
     def field(self, name: str) -> NDArray[Any]:
         """Return a field of each head, an integer in the machine's byte order."""
-        dtype, shape = self.dtype[name].base.newbyteorder("="), self.dtype[name].shape
-        out = np.empty((len(self), *shape), dtype)
-        ends = np.cumsum([0, *map(len, self._parts)]).tolist()
-        for part, (begin, end) in zip(self._parts, pairwise(ends), strict=True):
-            here = np.flatnonzero((self._order >= begin) & (self._order < end))
-            out[here] = part[name][self._order[here] - begin]
-        return out
+        field, end = self.dtype[name], 0
+        whole = np.empty((sum(map(len, self._parts)), *field.shape), field.base.newbyteorder("="))
+        for part in self._parts:
+            begin, end = end, end + len(part)
+            whole[begin:end] = part[name]
+        return whole[self._order]
 
     def one(self, index: int) -> bytes:
         """Return the bytes of one head."""

@@ -21,6 +21,7 @@ from multifd_proto.machine.batch import PacketBatch
 from multifd_proto.views.messages import clock, describe
 from multifd_proto.views.rows import row, text
 from multifd_proto.views.typeset import Cells, Column, Lines, Words, stacked, typeset
+from multifd_proto.wire.schema import RamPacket
 
 Channels = Callable[[int], int | None]
 """Returns the id of a connection's channel."""
@@ -31,17 +32,21 @@ _NUMBERS = (
 )  # fmt: skip
 
 
+_NAMES: dict[tuple[type[RamPacket], bool], list[str]] = {}
+"""Keys of a packet's row, by its layout and whether offsets are asked for."""
+
+
 class Columns:
     """The rows of a batch: for each key of a row a list of values."""
 
     def __init__(self, batch: PacketBatch, channels: Channels, *, offsets: bool) -> None:
-        stream = int(batch.stream[0])
-        sample = row(stream, channels(stream), batch.packet(0), offsets=offsets)
-        assert sample
         self.batch = batch
         self.channels = channels
         self._offsets = offsets
-        self.names = list(sample)
+        kind = batch.layout, offsets
+        if kind not in _NAMES:
+            _NAMES[kind] = list(row(0, 0, batch.packet(0), offsets=offsets) or ())
+        self.names = _NAMES[kind]
 
     def __len__(self) -> int:
         return len(self.batch)
@@ -165,14 +170,14 @@ def text_lines(columns: Columns) -> str:
 
 def _text_cells(columns: Columns) -> Cells:
     kinds = _kinds(columns.batch)
-    who = _who(columns)
+    times, who = _times(columns), _who(columns)
     parts = []
     for kind in np.unique(kinds).tolist():
         which = np.flatnonzero(kinds == kind)
         names, line = _line(kind)
         values = [who, *(columns.column(name, str) for name in names)]
         if line.startswith(_TIME):
-            values = [*_times(columns), *values]
+            values = [*times, *values]
         parts.append((which, typeset(line, [column[which] for column in values], len(which))))
     return stacked(parts, len(columns))
 

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.records import Integers
 
-_PART = 64 << 10
-"""Bytes of a stretch that a chain walks."""
+_PART = 88 << 10
+"""Bytes of a stretch that a chain walks: no power of two, or they meet in the same cache lines."""
 _SEARCHED = 32 << 10
 """Bytes in which a plausible record is searched."""
 _PROOF = 4
