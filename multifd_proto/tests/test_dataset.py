@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections import Counter
 from decimal import Decimal
 from importlib.resources import files
 from pathlib import Path
 
+import numpy as np
 import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
@@ -23,6 +26,7 @@ from multifd_proto.machine.events import DeviceStateReceived, PacketReceived
 from multifd_proto.tests.bigcaptures import Recipe, generate
 from multifd_proto.views import dataset
 from multifd_proto.views.dataset_schema import TABLES, VERSION
+from multifd_proto.views.parquet import Table, schema
 from multifd_proto.views.rows import COLUMNS
 
 FOLDER = Path(str(files("multifd_proto.spec"))) / "captures"
@@ -346,6 +350,45 @@ def test_a_table_holds_one_row_group_at_most(tmp_path, monkeypatch):
     groups = [found.row_group(index).num_rows for index in range(found.num_row_groups)]
     assert len(groups) > 5
     assert max(groups) <= 10_000
+
+
+def test_a_row_group_ends_where_its_rows_have_become_large(tmp_path, monkeypatch):
+    monkeypatch.setattr("multifd_proto.views.parquet._HELD", 1 << 16)
+    path = tmp_path / "numbers.parquet"
+    with Table(path, schema({"number": "int64"})) as table:
+        for _ in range(5):
+            table.columns(5000, {"number": np.arange(5000)})
+    found = pyarrow.parquet.read_metadata(path)
+    groups = [found.row_group(index).num_rows for index in range(found.num_row_groups)]
+    assert groups == [10_000, 10_000, 5000]
+
+
+FORMS = {
+    "file": """
+from multifd_proto.cli import cli
+cli(["decode", "--format", "parquet", "--offsets", "-o", target, path], standalone_mode=False)
+""",
+    "data set": """
+from pathlib import Path
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.streams import CaptureReader
+from multifd_proto.views import dataset
+dataset.write(Path(target), "one", {}, Follower(decode=True), CaptureReader([path]))
+""",
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_the_functions_of_pyarrow_take_no_memory(tmp_path, form):
+    path = tmp_path / "capture.pcap"
+    generate(path, Recipe(size=1 << 20, zero_only=True))
+    code = (
+        f"import sys\npath, target = sys.argv[1:]\n{FORMS[form]}"
+        "print([name for name in ('compute', 'parquet') if f'pyarrow.{name}' in sys.modules])"
+    )
+    words = [sys.executable, "-c", code, str(path), str(tmp_path / "out")]
+    done = subprocess.run(words, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("['parquet']\n", "")
 
 
 def test_a_capture_without_times_has_none(tmp_path):

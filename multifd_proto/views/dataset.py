@@ -128,10 +128,9 @@ def _add_packets(
 
     for stream in set(batch.stream.tolist()):
         rounds.batch(follower.connections[stream], batch.of([stream]))
+    tables["packets"].columns(len(batch), packets(follower, batch))
     for part in slices(batch):
-        columns = packets(follower, part)
-        tables["packets"].columns(len(part), columns)
-        tables["pages"].columns(*pages(part, columns))
+        tables["pages"].columns(*pages(follower, part))
 
 
 def _add_event(

@@ -7,15 +7,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow
+from numpy.typing import NDArray
 
 from multifd_proto.capture.follow import Follower
 from multifd_proto.machine.batch import Integers, PacketBatch
 from multifd_proto.views.dataset_schema import TABLES
 from multifd_proto.views.packet_lines import Columns
+from multifd_proto.views.typeset import Words
 
-_PAGES = 1 << 15
+_PAGES = 1 << 14
 """Pages that are looked at together, at most."""
-_OF_PACKETS = [name for name in TABLES["pages"] if name not in ("page_offset", "zero")]
 
 
 def slices(batch: PacketBatch) -> Iterator[PacketBatch]:
@@ -27,43 +28,65 @@ def slices(batch: PacketBatch) -> Iterator[PacketBatch]:
 
 def packets(follower: Follower, batch: PacketBatch) -> dict[str, Any]:
     """Return columns of `packets`."""
-    streams, places = np.unique(batch.stream, return_inverse=True)
-    connections = [follower.connections[stream] for stream in streams.tolist()]
-    columns = Columns(
-        batch, {c.half.stream: c.channel for c in connections}.__getitem__, offsets=False
-    )
-    out = {name: columns.array(name) for name in TABLES["packets"] if name in columns.names}
-    sessions = [c.session.number if c.session else None for c in connections]
-    out["migration"] = pyarrow.array(sessions, pyarrow.int32()).take(pyarrow.array(places))
-    ids = pyarrow.array([c.channel for c in connections], pyarrow.int16())
-    out["channel"] = ids.take(pyarrow.array(places))
-    out["round"] = pyarrow.array(batch.round, pyarrow.int32(), mask=batch.round < 0)
-    out["ramblock"] = pyarrow.array(out["ramblock"]).dictionary_encode()
-    return out | times("time", batch.time)
+    columns = _columns(follower, batch)
+    own = _of_packets(follower, columns, slice(None))
+    rest = [name for name in TABLES["packets"] if name in columns.names and name not in own]
+    return {name: columns.array(name) for name in rest} | own
 
 
-def pages(batch: PacketBatch, packets: dict[str, Any]) -> tuple[int, dict[str, Any]]:
-    """Return the number of pages in a batch, and columns of `pages`.
-
-    Args:
-        batch: the packets that hold them.
-        packets: what the function of this name returns of them.
-    """
+def pages(follower: Follower, batch: PacketBatch) -> tuple[int, dict[str, Any]]:
+    """Return the number of pages in a batch, and columns of `pages`."""
     counts = np.minimum(batch.pages, batch.page_count)
     place = np.arange(batch.page_count)
     there = place < counts[:, None]
-    which = pyarrow.array(np.repeat(np.arange(len(batch)), counts))
-    out = {name: pyarrow.array(packets[name]).take(which) for name in _OF_PACKETS}
-    out["page_offset"] = batch.offsets[there]
-    out["zero"] = (place >= batch.normal_pages[:, None])[there]
-    return len(which), out
+    which = np.repeat(np.arange(len(batch)), counts)
+    own = {
+        "page_offset": batch.offsets[there],
+        "zero": (place >= batch.normal_pages[:, None])[there],
+    }
+    return len(which), _of_packets(follower, _columns(follower, batch), which) | own
+
+
+def _columns(follower: Follower, batch: PacketBatch) -> Columns:
+    return Columns(batch, lambda stream: follower.connections[stream].channel, offsets=False)
+
+
+def _of_packets(follower: Follower, columns: Columns, which: Integers | slice) -> dict[str, Any]:
+    """Return the columns that both tables have, for those packets."""
+    batch = columns.batch
+    streams, places = np.unique(batch.stream, return_inverse=True)
+    connections = [follower.connections[stream] for stream in streams.tolist()]
+    sessions = [c.session.number if c.session else None for c in connections]
+    blocks = columns.column("ramblock", str)
+    assert isinstance(blocks, Words)
+    codes = pyarrow.array(blocks.which[which].astype(np.int32))
+    rounds = batch.round[which].astype(np.int32)
+    return {
+        "migration": _nullable(sessions, places[which], np.int32),
+        "stream": batch.stream[which],
+        "channel": _nullable([c.channel for c in connections], places[which], np.int16),
+        "offset": batch.offset[which],
+        "packet_num": batch.packet_num[which],
+        "round": _known(rounds, rounds < 0),
+        "ramblock": pyarrow.DictionaryArray.from_arrays(codes, list(blocks.said)),
+    } | times("time", batch.time[which])
+
+
+def _nullable(values: list[int | None], places: Integers, kind: type[np.signedinteger[Any]]) -> Any:
+    """Return values by their places; none of them is negative."""
+    all_ = np.array([-1 if value is None else value for value in values], kind)[places]
+    return _known(all_, all_ < 0)
 
 
 def times(name: str, nanoseconds: Integers) -> dict[str, Any]:
     """Return times in the two columns that they have in each table."""
     unknown = nanoseconds == 0
-    kind = pyarrow.timestamp("us", tz="UTC")
     return {
-        name: pyarrow.array(nanoseconds // 1000, kind, mask=unknown),
-        f"{name}_ns": pyarrow.array(nanoseconds, pyarrow.int64(), mask=unknown),
+        name: _known(nanoseconds // 1000, unknown),
+        f"{name}_ns": _known(nanoseconds, unknown),
     }
+
+
+def _known(values: NDArray[Any], unknown: NDArray[np.bool_]) -> Any:
+    """Return values, empty where they are not known."""
+    return pyarrow.array(values, mask=unknown if unknown.any() else None)

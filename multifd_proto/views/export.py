@@ -13,6 +13,7 @@ from multifd_proto.views.parquet import Table, require, schema
 from multifd_proto.views.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
     from multifd_proto.views.packet_lines import Columns
 
 
@@ -89,9 +90,8 @@ class Csv:
 class Parquet:
     """A Parquet file."""
 
-    def __init__(self, table: Table, names: list[str]) -> None:
+    def __init__(self, table: Table) -> None:
         self._table = table
-        self._names = names
 
     def row(self, values: Row) -> None:
         """Add a row."""
@@ -99,7 +99,27 @@ class Parquet:
 
     def packets(self, columns: Columns) -> None:
         """Add the rows of packets."""
-        self._table.columns(len(columns), {name: columns.array(name) for name in self._names})
+        values: dict[str, Any] = {
+            name: columns.column(name, _as_it_is) for name in columns.names if name in COLUMNS
+        }
+        if "page_offsets" in columns.names:
+            values["page_offsets"] = _page_offsets(columns.batch)
+        self._table.columns(len(columns), values)
+
+
+def _as_it_is(value: Any) -> Any:
+    return value
+
+
+def _page_offsets(batch: PacketBatch) -> Any:
+    """Return a list for each packet, as an array of pyarrow."""
+    import numpy as np
+    import pyarrow
+
+    counts = np.minimum(batch.pages, batch.page_count)
+    ends = np.append(0, np.cumsum(counts)).astype(np.int32)
+    offsets = batch.offsets[np.arange(batch.page_count) < counts[:, None]]
+    return pyarrow.ListArray.from_arrays(ends, offsets)
 
 
 @contextmanager
@@ -116,4 +136,4 @@ def parquet(output: Any, *, offsets: bool) -> Iterator[Parquet]:
     require()
     types = COLUMNS | {"time": "time ns"} | ({"page_offsets": "offsets"} if offsets else {})
     with Table(output, schema(types)) as table:
-        yield Parquet(table, list(types))
+        yield Parquet(table)

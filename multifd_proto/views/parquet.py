@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from types import TracebackType
 from typing import Any, Self
@@ -9,8 +10,10 @@ from typing import Any, Self
 from multifd_proto.errors import MultiFDError
 
 GROUP = 1 << 17
-"""Rows of a row group: what is held in memory, and what a reader reads in parallel."""
-_ROWS = 10_000
+"""Rows of a row group at most: what a reader reads in parallel."""
+_HELD = 1 << 22
+"""Bytes of rows that are held, until they become a row group."""
+_ROWS = 1_000
 """Rows that are made columns together."""
 
 
@@ -20,6 +23,8 @@ def require() -> None:
     Raises:
         MultiFDError: it is not.
     """
+    # its own allocators keep what they were given back; our processes inherit this
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
     try:
         import pyarrow.parquet  # noqa: F401
     except ImportError:
@@ -71,7 +76,7 @@ class Table:
         self._schema = schema
         self._rows: list[dict[str, Any]] = []
         self._parts: list[Any] = []
-        self._held = 0
+        self._held = self._length = 0
         self._file = ParquetWriter(
             output,
             schema,
@@ -91,42 +96,36 @@ class Table:
 
         Args:
             length: how many.
-            columns: their values, as pyarrow or numpy arrays or as lists; columns that are not
-                there are empty.
+            columns: their values, as pyarrow or numpy arrays, as `Words` or as lists; columns that
+                are not there are empty.
         """
         import pyarrow
 
         self._rows_to_columns()
-        arrays = []
-        for field in self._schema:
-            values = columns.get(field.name)
-            if values is None:
-                arrays.append(pyarrow.nulls(length, field.type))
-            elif isinstance(values, pyarrow.Array):
-                arrays.append(values.cast(field.type))
-            else:
-                arrays.append(pyarrow.array(values, field.type))
-        self._hold(pyarrow.Table.from_arrays(arrays, schema=self._schema))
+        arrays = [_array(columns.get(f.name), length, f.type) for f in self._schema]
+        self._hold(pyarrow.RecordBatch.from_arrays(arrays, schema=self._schema))
 
     def _rows_to_columns(self) -> None:
         import pyarrow
 
         if self._rows:
             rows, self._rows = self._rows, []
-            self._hold(pyarrow.Table.from_pylist(rows, schema=self._schema))
+            self._hold(pyarrow.RecordBatch.from_pylist(rows, schema=self._schema))
 
     def _hold(self, part: Any) -> None:
         self._parts.append(part)
-        self._held += len(part)
-        if self._held >= GROUP:
+        self._held += part.get_total_buffer_size()  # nbytes takes many times as long
+        self._length += len(part)
+        if self._held >= _HELD or self._length >= GROUP:
             self._write()
 
     def _write(self) -> None:
         import pyarrow
 
-        parts, self._parts, self._held = self._parts, [], 0
+        parts, self._parts, self._held, self._length = self._parts, [], 0, 0
         if parts:
-            self._file.write_table(pyarrow.concat_tables(parts).unify_dictionaries(), GROUP)
+            table = pyarrow.Table.from_batches(parts).unify_dictionaries()
+            self._file.write_table(table, GROUP)
 
     def __enter__(self) -> Self:
         return self
@@ -141,3 +140,23 @@ class Table:
             self._rows_to_columns()
             self._write()
         self._file.close()
+
+
+def _array(values: Any, length: int, kind: Any) -> Any:
+    """Return values as an array of pyarrow, without its functions: they take memory to load."""
+    import numpy as np
+    import pyarrow
+
+    from multifd_proto.views.typeset import Words
+
+    if values is None:
+        return pyarrow.nulls(length, kind)
+    if isinstance(values, Words):
+        values = np.array(values.said, object)[values.which].tolist()
+    if isinstance(values, pyarrow.Array):
+        return values.view(kind)
+    if isinstance(values, np.ndarray) and pyarrow.types.is_timestamp(kind):
+        return pyarrow.array(values).view(kind)
+    if isinstance(values, np.ndarray):
+        values = values.astype(kind.to_pandas_dtype(), copy=False)
+    return pyarrow.array(values, kind)
