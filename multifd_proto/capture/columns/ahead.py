@@ -6,7 +6,7 @@ import os
 from contextlib import suppress
 from threading import Thread
 
-STRETCH = 14 << 20
+STRETCH = 16 << 20
 """Bytes that are read at once."""
 TOUCH = 32 << 20
 """Bytes that are read only to have them in memory."""
