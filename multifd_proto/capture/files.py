@@ -22,6 +22,8 @@ from multifd_proto.wire.schema import CHANNEL_MAGIC
 if TYPE_CHECKING:
     from multifd_proto.capture.columns.records import Records
 
+_BEGIN = 32 << 20
+"""Bytes of a file that are read while we are still starting."""
 Progress = Callable[[int, int | None], None]
 """Told the bytes read so far of all inputs as they are stored, and their sum if it is known."""
 
@@ -114,6 +116,7 @@ class Inputs:
         with _open(path) as file:
             _widen(file)
             name, regular = _name(path), _regular(path, file)
+            _announce(regular)
             reader = _Stored(name, file, self._tell)
             self._opened.append(reader)
             stored = Window(name, reader.read, self._info.truncated, regular, reader.seek)
@@ -229,6 +232,14 @@ def _size(path: str | Path) -> int | None:
 def _regular(path: str | Path, file: BinaryIO) -> int | None:
     """Return the descriptor of a file whose places are those of its bytes; None for others."""
     return file.fileno() if _size(path) is not None and not file.tell() else None
+
+
+def _announce(file: int | None) -> None:
+    """Tell the system that a file is read from its begin to its end, and have it begin to."""
+    if file is not None:
+        with suppress(OSError, AttributeError):  # not every system can be told
+            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+            os.posix_fadvise(file, 0, _BEGIN, os.POSIX_FADV_WILLNEED)
 
 
 def _unreadable(name: str, error: OSError) -> CaptureError:

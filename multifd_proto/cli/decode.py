@@ -86,9 +86,8 @@ def command(
     (seconds since the epoch), type (init, packet, device_state, main, gap, eof), the fields of
     the wire under QEMU's names, payload (bytes that really follow) and round.
 
-    Several FILEs are one input: rotated captures, or those of several hosts. With --partition,
-    each is a capture of its own, and a folder stands for all captures in it. They become the
-    tables packets, pages, rounds, requirements, violations and migrations, partitioned by
+    With --partition, each FILE is a capture of its own, and a folder stands for all captures in
+    it. They become the tables packets, pages, rounds, requirements, violations and migrations, partitioned by
     capture, for DuckDB, Polars and Spark. What is there already is not written again, unless the
     capture, the options or the release of this tool have changed:
 

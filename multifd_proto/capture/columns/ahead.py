@@ -10,6 +10,8 @@ STRETCH = 16 << 20
 """Bytes that are read at once."""
 TOUCH = 32 << 20
 """Bytes that are read only to have them in memory."""
+_PART = 4 << 20
+"""Bytes asked for in one call, or a disk is not kept busy."""
 _ROOM = 1 << 20
 """Bytes before a stretch, for what is left of the one before."""
 
@@ -58,7 +60,9 @@ class Ahead:
         self._count = 0
         with suppress(OSError):  # the file may be closed by now; whoever reads on, is told
             buffer = memoryview(self._buffers[1])[_ROOM:]
-            self._count = os.preadv(self._file, [buffer], self._start)
+            while part := os.preadv(self._file, [buffer[:_PART]], self._start + self._count):
+                self._count += part
+                buffer = buffer[part:]
 
 
 class Touch:

@@ -18,10 +18,9 @@ from multifd_proto.machine.heads import Heads
 from multifd_proto.wire.dialect import FLAG_DEVICE_STATE, FLAG_SYNC
 from multifd_proto.wire.main_records import MainRecord
 from multifd_proto.wire.main_stream import MainStream
-from multifd_proto.wire.payload import METHOD_MASK, METHODS, method_of
+from multifd_proto.wire.payload import METHOD_MASK, method_of
 from multifd_proto.wire.schema import MULTIFD_MAGIC, MULTIFD_VERSION, RamPacket
 
-_RAW = METHODS[0]
 _START = struct.Struct(">6I").unpack_from  # magic to next_packet_size, in every layout
 _FEW = 4
 """Packets without payload in a row, from which on it pays to look at many at once."""
@@ -143,7 +142,7 @@ class _Walk:
             if flags & FLAG_DEVICE_STATE and self._channel.device_state:
                 break
             payload = normal * page_size
-            if normal and (flags & METHOD_MASK or self._channel.looks_at(_RAW)):
+            if normal and flags & METHOD_MASK:  # nobody looks at pages as they are
                 method = method_of(flags)
                 if self._channel.looks_at(method):
                     break
