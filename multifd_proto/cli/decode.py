@@ -29,7 +29,7 @@ from multifd_proto.views.rows import row
 
 if TYPE_CHECKING:
     from multifd_proto.machine.batch import PacketBatch
-    from multifd_proto.views.packet_lines import Columns
+    from multifd_proto.views.packet_columns import Columns
 
 
 @click.command()
@@ -87,9 +87,9 @@ def command(
     the wire under QEMU's names, payload (bytes that really follow) and round.
 
     With --partition, each FILE is a capture of its own, and a folder stands for all captures in
-    it. They become the tables packets, pages, rounds, requirements, violations and migrations, partitioned by
-    capture, for DuckDB, Polars and Spark. What is there already is not written again, unless the
-    capture, the options or the release of this tool have changed:
+    it. They become the tables packets, pages, rounds, requirements, violations and migrations,
+    partitioned by capture, for DuckDB, Polars and Spark. What is there already is not written
+    again, unless the capture, the options or the release of this tool have changed:
 
     \b
     multifd decode --format parquet --partition -o dataset captures/
@@ -105,7 +105,8 @@ def command(
     follower = Follower(parameters(options), judge=False, digest=_digest() if hashed else None)
     with reading(files, options["keylog"]) as reader, _writer(format_, offsets, output) as write:
         # with digests, what belongs to a packet comes behind it: its payload's row
-        for piece in follower.follow(reader) if hashed else follower.pieces(reader):
+        singly = hashed and format_ in ("csv", "parquet")
+        for piece in follower.follow(reader) if singly else follower.pieces(reader):
             if isinstance(piece, tuple):
                 connection, event = piece
                 values = row(connection.half.stream, connection.channel, event, offsets=offsets)
@@ -155,7 +156,7 @@ def _cores() -> int:
 
 
 def _columns(follower: Follower, batch: PacketBatch, offsets: bool) -> Columns:
-    from multifd_proto.views.packet_lines import Columns
+    from multifd_proto.views.packet_columns import Columns
 
     return Columns(batch, lambda stream: follower.connections[stream].channel, offsets=offsets)
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from multifd_proto.capture.follow import Follower
 from multifd_proto.machine.batch import Integers, PacketBatch
 from multifd_proto.views.dataset_schema import TABLES
-from multifd_proto.views.packet_lines import Columns
+from multifd_proto.views.packet_columns import Columns
 from multifd_proto.views.typeset import Words
 
 _PAGES = 1 << 14

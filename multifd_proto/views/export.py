@@ -14,7 +14,7 @@ from multifd_proto.views.rows import COLUMNS, Row
 
 if TYPE_CHECKING:
     from multifd_proto.machine.batch import PacketBatch
-    from multifd_proto.views.packet_lines import Columns
+    from multifd_proto.views.packet_columns import Columns
 
 
 class Writer(Protocol):
