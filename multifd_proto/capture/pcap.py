@@ -102,14 +102,13 @@ class Pcap:
             most: bounds how many.
             first: number of the next record in the input.
         """
-        return self.walk().records(most, first)
+        return self._columns().records(most, first)
 
     def take_back(self) -> None:
         """Have the records that were returned last read again."""
-        self.walk().take_back()
+        self._columns().take_back()
 
-    def walk(self) -> Walk:
-        """Return what walks over the records."""
+    def _columns(self) -> Walk:
         from multifd_proto.capture.columns.pcap import PcapRecords
         from multifd_proto.capture.columns.walk import Walk
 

@@ -97,15 +97,11 @@ class Pcapng:
             most: bounds how many.
             first: number of the next record in the input.
         """
-        return self.walk().records(most, first)
+        return self._section.walk(self._window, self._limits).records(most, first)
 
     def take_back(self) -> None:
         """Have the records that were returned last read again."""
-        self.walk().take_back()
-
-    def walk(self) -> Walk:
-        """Return what walks over the packets of the section."""
-        return self._section.walk(self._window, self._limits)
+        self._section.walk(self._window, self._limits).take_back()
 
 
 def frames(window: Window, info: CaptureInfo, limits: Limits) -> Iterator[Frame]:

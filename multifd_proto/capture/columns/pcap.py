@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import struct
-from typing import Any
 
 import numpy as np
 
 from multifd_proto.capture.columns.lockstep import Chain, gather
 from multifd_proto.capture.columns.records import Integers, Records
-from multifd_proto.capture.columns.segments import plain_link
 from multifd_proto.capture.columns.walk import Walked
-from multifd_proto.capture.link import Network, link_layer
+from multifd_proto.capture.link import Network
 
 _HEADER = 16
 _SECOND = 1_000_000_000
@@ -39,12 +37,7 @@ class PcapRecords:
         self._tick = tick
         self._network = network
         self._most = most
-        self._made_of = order, tick, most
         self.chain = Chain(8, order, _HEADER, _HEADER, most, self._patterns, self._plausible)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        order, tick, most = self._made_of
-        return _remade, (order, tick, plain_link(self._network), most)
 
     def records(self, walked: Walked, first: int) -> Records:
         """Return what records hold."""
@@ -92,7 +85,3 @@ class PcapRecords:
         _, ticks, captured, length = header.T
         plain = (ticks * self._tick < _SECOND) & (captured <= length) & (length <= self._most)
         return np.where(plain, captured + _HEADER, 0)
-
-
-def _remade(order: str, tick: int, link: int, most: int) -> PcapRecords:
-    return PcapRecords(order, tick, link_layer(link), most)

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from multifd_proto.capture.columns.lockstep import Chain, gather
 from multifd_proto.capture.columns.records import Integers, Records
-from multifd_proto.capture.columns.segments import plain_link
 from multifd_proto.capture.columns.walk import Walked
-from multifd_proto.capture.link import Interface, link_layer
+from multifd_proto.capture.link import Interface
 
 _PACKET = 6
 _HEADER = 28
@@ -38,15 +36,10 @@ class PacketBlocks:
         """
         self._fields = struct.Struct(order + "2I").unpack_from
         self._kind = struct.Struct(order + "I").pack(_PACKET)
-        self._order = order
         self._word = order + "u4"
         self._interfaces = interfaces
         self._most = most
         self.chain = Chain(4, order, 0, _LEAST, most, self._patterns, self._plausible)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        known = [(plain_link(each.network), *each[1:]) for each in self._interfaces]
-        return _remade, (self._order, known, self._most)
 
     def records(self, walked: Walked, first: int) -> Records:
         """Return what packet blocks hold, up to the first that is none, or not as it should be."""
@@ -118,8 +111,3 @@ class PacketBlocks:
         end = np.minimum(places + size, len(held)) - _TRAILER
         (again,) = gather(held, end, _TRAILER).view(self._word).T
         return np.where(plain & (again == size), size, 0)
-
-
-def _remade(order: str, known: list[tuple[Any, ...]], most: int) -> PacketBlocks:
-    interfaces = [Interface(link_layer(link), *rest) for link, *rest in known]
-    return PacketBlocks(order, interfaces, most)

@@ -166,7 +166,7 @@ def _shapes(records: Records) -> Integers:
 
 def _ip_starts(head: NDArray[np.uint8], network: Network) -> Integers:
     """Return where the IP header starts in frames of an interface, or -1."""
-    link = plain_link(network)
+    link = _plain_link(network)
     if link in _ETHERTYPE:
         return _behind_vlans(head, _ETHERTYPE[link])
     start = np.full(len(head), _IP_START.get(link, -1), np.int64)
@@ -190,7 +190,7 @@ def _inside_vxlan(head: NDArray[np.uint8], start: Integers) -> Integers:
     return start
 
 
-def plain_link(network: Network) -> int:
+def _plain_link(network: Network) -> int:
     """Return the link type of frames that are what they were on the wire, or -1."""
     try:
         return -1 if isinstance(network, NotKept) else link_type(network)

@@ -76,32 +76,12 @@ class Walk:
 
     def __init__(self, window: Window, walker: Walker) -> None:
         """Begin at the window; it is moved on behind the records that were walked over."""
-        self.walker = walker
+        self._walker = walker
         self._window = window
         self._begin = 0
         self._count = self._bytes = 0
         self._ahead: Ahead | None = None
         self._touch: Touch | None = None
-
-    @property
-    def file(self) -> int | None:
-        """Descriptor of the file, if it is one that is read as it is."""
-        return self._window.file
-
-    @property
-    def place(self) -> int:
-        """Where the next record is."""
-        return self._window.offset
-
-    @property
-    def left(self) -> int:
-        """Bytes of the file from there on."""
-        return self._window.size - self._window.offset
-
-    @property
-    def hops(self) -> bool:
-        """Records are hopped over for now."""
-        return self._count < _FEW or self._bytes >= self._count * _LARGE
 
     def records(self, most: int, first: int) -> Records | None:
         """Return the next records; None where the next one is not whole, or not simple.
@@ -114,27 +94,23 @@ class Walk:
         if not len(walked.place):
             return None
         self._begin = int(walked.place[0])
-        records = self.walker.records(walked, first)
+        records = self._walker.records(walked, first)
         if len(records) < len(walked.place):
-            self.move(int(walked.place[len(records)]))
+            self._window.move(int(walked.place[len(records)]))
         return records if len(records) else None
 
     def take_back(self) -> None:
         """Have the records that were returned last read again."""
-        self.move(self._begin)
-
-    def move(self, place: int) -> None:
-        """Go to a record."""
-        self._window.move(place)
+        self._window.move(self._begin)
 
     def _next(self, most: int) -> Walked:
         """Return the next records: at most `most`, none where the next is not simple or whole."""
         start, file = self._window.offset, self._window.file
         if file is None:
-            self._window.fill(self.walker.header)
+            self._window.fill(self._walker.header)
             held = self._window.view[self._window.start :]
             walked, end = self._step(Bytes(held, start, None), most)
-        elif self.hops:
+        elif self._count < _FEW or self._bytes >= self._count * _LARGE:
             walked, end = self._hop(file, start, most)
         else:
             walked, end = self._step(Bytes(self._read(file, start, most), start, file), most)
@@ -153,8 +129,8 @@ class Walk:
 
     def _hop(self, file: int, start: int, most: int) -> tuple[Walked, int]:
         """Read the first bytes of each record, and with them the last ones of the record before."""
-        pread, size_of, tail = os.pread, self.walker.size, self.walker.tail
-        width, whole = self.walker.header + HEAD + tail, self._window.size
+        pread, size_of, tail = os.pread, self._walker.size, self._walker.tail
+        width, whole = self._walker.header + HEAD + tail, self._window.size
         place, last = start, min(self._until(file, start), whole) - width
         rows: list[bytes] = []
         places: list[int] = []
@@ -183,30 +159,18 @@ class Walk:
     def _step(self, content: Bytes, most: int) -> tuple[Walked, int]:
         """Walk over records in memory."""
         held = content.held
-        walked = walk(held, self.walker.chain) if len(held) >= _MUCH else None
+        walked = walk(held, self._walker.chain) if len(held) >= _MUCH else None
         if walked is None:
-            listed, end = self.walker.places(held, most)
+            listed, end = self._walker.places(held, most)
             place = np.array(listed, np.int64)
         else:
             place, end = walked
             if len(place) > most:
                 place, end = place[:most], int(place[most])
-        return in_memory(content, place, end, self.walker), end + content.base
-
-
-def in_memory(content: Bytes, place: Integers, end: int, walker: Walker) -> Walked:
-    """Return records that are in memory.
-
-    Args:
-        content: the bytes.
-        place: where in them the records begin.
-        end: where the last one ends.
-        walker: knows their format.
-    """
-    rows = gather(content.held, place, walker.header + HEAD)
-    tails = np.append(place[1:], end)[: len(place)] - walker.tail
-    ends = gather(content.held, tails, walker.tail)
-    return Walked(content, place + content.base, rows, ends)
+        rows = gather(held, place, self._walker.header + HEAD)
+        tail = self._walker.tail
+        ends = gather(held, np.append(place[1:], end)[: len(place)] - tail, tail)
+        return Walked(content, place + content.base, rows, ends), end + content.base
 
 
 def _in_cache(file: int, start: int, stop: int) -> bool:
