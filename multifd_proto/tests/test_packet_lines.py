@@ -48,7 +48,7 @@ def batches(draw):
         for name, values in {
             "stream": st.integers(0, 2),
             "offset": st.integers(0, 2**40),
-            "time": st.integers(1, 2**62) | st.just(0),
+            "time": st.integers(-(2**50), 2**62) | st.just(0),
             "payload": st.sampled_from([0, 1, 4096]),
             "round": st.integers(-1, 3),
         }.items()
@@ -60,7 +60,7 @@ def batches(draw):
         digest=None if digest is None else np.array(digest, np.uint64),
         layout=layout,
         heads=Heads([np.frombuffer(b"".join(heads), layout.dtype(PAGES))]),
-        ended=np.where(draw(over), column["time"], -1),
+        ended=np.where(draw(over), np.abs(column["time"]), -1),
         row=np.arange(count),
         **column,
     )

@@ -42,7 +42,15 @@ def _json_cells(rows: Columns | Payloads) -> Cells:
     names = [name for name in rows.names if name != "time"]
     pairs = ", ".join(f'"{name}": %s' for name in names)
     values = [rows.column(name, _json) for name in names]
-    return typeset(f'{{{pairs}, "time": %d.%09d}}\n', [*values, *_clock(rows)], len(rows))
+    seconds, rest = _clock(rows)
+    values += [_few(seconds, str), rest]
+    return typeset(f'{{{pairs}, "time": %s.%09d}}\n', values, len(rows))
+
+
+def _few(values: NDArray[np.int64], say: Callable[[int], str]) -> Words:
+    """Return words for numbers of which there are few."""
+    known, which = np.unique(values, return_inverse=True)
+    return Words([say(value) for value in known.tolist()], which)
 
 
 def _lines(
@@ -203,11 +211,9 @@ def _head(stream: int, channel: int | None) -> str:
 
 
 def _who(rows: Columns | Payloads) -> Words:
-    streams, which = np.unique(rows.batch.stream, return_inverse=True)
-    return Words([_head(s, rows.channels(s)) for s in streams.tolist()], which)
+    return _few(rows.batch.stream, lambda stream: _head(stream, rows.channels(stream)))
 
 
 def _times(rows: Columns | Payloads) -> tuple[Words, NDArray[np.int64]]:
     seconds, rest = _clock(rows)
-    known, which = np.unique(seconds, return_inverse=True)
-    return Words([clock(s * _SECOND + 1)[:-6] for s in known.tolist()], which), rest // 1000
+    return _few(seconds, lambda second: clock(second * _SECOND + 1)[:-6]), rest // 1000
