@@ -42,7 +42,7 @@ class Budgets:
     """Until the first connection."""
     quiet: float = 5.0
     """Without a byte, while it is read from."""
-    settled: float = 2.0
+    settled: float = 1.0
     """The same, when it says that its migration is over."""
     linger: float = 0.3
     """For further connections, when all have ended and the sender says nothing of its state."""

@@ -38,8 +38,11 @@ def rows_shown(browser) -> set[str]:
     return set(browser.execute_script(ids))
 
 
-def output(browser):
-    return find(browser, "#shown")[0].text
+def says(browser, text):
+    """Tell whether the page comes to say how many rows are shown; it may do so after a moment."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(browser, 10).until(lambda _: find(browser, "#shown")[0].text == text)
 
 
 def demanded(verdict=None, peer=None):
@@ -58,7 +61,7 @@ def slug(verdict: str) -> str:
 
 def test_it_loads_without_errors_and_asks_for_nothing(browser, page):
     visit(browser, page)
-    assert output(browser) == f"{len(ROWS)} of {len(ROWS)} results shown"
+    assert says(browser, f"{len(ROWS)} of {len(ROWS)} results shown")
     assert browser.title.startswith("multifd conformance, QEMU 5.2.0 fails, ")
     assert browser.get_log("browser") == []
     assert requested(browser) <= {page, "data:,"}
@@ -82,14 +85,14 @@ def test_the_headline_counts_are_those_of_the_rows(browser, page):
 def test_filters_narrow_the_rows(browser, page):
     visit(browser, page)
     find(browser, "#filter input[value=failed] + span")[0].click()
-    assert output(browser) == f"{len(demanded('failed'))} of {len(ROWS)} results shown"
+    assert says(browser, f"{len(demanded('failed'))} of {len(ROWS)} results shown")
     choose(browser, "peer", "QEMU 7")
     left = demanded("failed", "qemu:7.2")
     assert rows_shown(browser) == {f"{row['case']}@2" for row in left}
     names = {req.get_attribute("id") for req in shown(browser, ".req")}
     assert names == {row["requirement"] for row in left}
     find(browser, "#filter button[type=reset]")[0].click()
-    assert output(browser) == f"{len(ROWS)} of {len(ROWS)} results shown"
+    assert says(browser, f"{len(ROWS)} of {len(ROWS)} results shown")
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_requirements_are_chosen_by_level_and_chapter(browser, page, name, value
     choose(browser, name, value)
     left = sum(map(keeps, ROWS))
     assert 0 < left < len(ROWS)
-    assert output(browser) == f"{left} of {len(ROWS)} results shown"
+    assert says(browser, f"{left} of {len(ROWS)} results shown")
 
 
 def test_the_search_finds_all_words(browser, page):
