@@ -170,9 +170,11 @@ class _Walk:
             good &= heads["flags"] & FLAG_DEVICE_STATE == 0
         count = most if good.all() else int(good.argmin())
         taken = count * self._size
+        if not taken:
+            return 0
         self._part()
         self._parts.append(bytes(data if taken == len(data) else data[:taken]))
-        self._over = data[taken - self._size : taken] or self._over
+        self._over = data[taken - self._size : taken]
         self.places.extend(range(place, place + taken, self._size))
         self._syncs += int((heads["flags"][:count] & FLAG_SYNC).sum())
         return taken

@@ -91,42 +91,34 @@ def _first_outside(steps: NDArray[np.int64], inside: NDArray[np.bool_]) -> Integ
 
 def _starts(held: memoryview, chain: Chain) -> Integers:
     """Return the first record, and a plausible one in each part where one is found."""
-    search = dict.fromkeys(range(_PART, len(held) - _PART, _PART), 0)
+    parts = range(_PART, len(held) - _PART, _PART)
+    search = [(begin, begin + _SEARCHED) for begin in parts]
     starts = [np.zeros(1, np.int64)]
     for _ in range(_TRIES):
-        found = dict(_candidates(held, chain, search))
-        places = np.array(list(found.values()), np.int64)
+        found = list(_candidates(held, chain, search))
+        places = np.array([place for place, _ in found], np.int64)
         good = _are_starts(held, places, chain)
         starts.append(places[good])
-        search = {
-            begin: found[begin] + 1 - begin
-            for begin in np.array(list(found), np.int64)[~good].tolist()
-        }
+        search = [(found[index][0] + 1, found[index][1]) for index in np.flatnonzero(~good)]
         if not search:
             break
     return np.sort(np.concatenate(starts))
 
 
 def _candidates(
-    held: memoryview, chain: Chain, search: dict[int, int]
+    held: memoryview, chain: Chain, search: list[tuple[int, int]]
 ) -> Iterator[tuple[int, int]]:
-    """Yield the next place in each part that begins as a record does.
-
-    Args:
-        held: the bytes.
-        chain: of the records.
-        search: where parts begin, and from where on in them is searched.
-    """
+    """Yield the first place in each stretch that begins as a record does, and the stretch's end."""
     data = held.obj  # which can be searched
     assert isinstance(data, bytes | bytearray)
     base = np.frombuffer(held, np.uint8).ctypes.data - np.frombuffer(data, np.uint8).ctypes.data
     last, find = 0, data.find
-    for begin, passed in search.items():
+    for begin, stop in search:
         for pattern in chain.patterns(held, last):
-            place = find(pattern, base + begin + passed, base + begin + _SEARCHED)
+            place = find(pattern, base + begin, base + stop)
             if place >= 0:
                 last = place - base
-                yield begin, last
+                yield last, stop
                 break
 
 

@@ -75,11 +75,9 @@ class Run:
         if stop <= self.end[first]:
             return [self.content.view(int(self.place[first]) + inside, size)]
         last = self.piece(stop - 1)
-        places = self.place[first : last + 1].tolist()
-        ends = (self.place[first : last + 1] + self.end[first : last + 1]) - self.start[
-            first : last + 1
-        ]
-        ends = ends.tolist()
+        part = slice(first, last + 1)
+        places = self.place[part].tolist()
+        ends = (self.place[part] + self.end[part] - self.start[part]).tolist()
         places[0] += inside
         ends[-1] -= int(self.end[last]) - stop
         return self.content.views(list(zip(places, ends, strict=True)))
