@@ -127,7 +127,14 @@ class Channel(Finding):
 
     def _lose(self, length: int, time: int, reason: str) -> None:
         if self.state is _S.LOST and self._loss and (head := self._loss.cut_head()):
-            self._adopt(*head, time)
+            data, size = head
+            rest = data[size:]
+            self.offset -= len(rest)
+            self._adopt(data[:size], size, time)
+            if rest:
+                # the head was whole, and its length not known: what is behind it, comes first
+                self._again += [(len(rest), time, rest), (length, time, reason)]
+                return
         self._remember(length, time, reason)
         gap = BytesMissing(self.offset, time, length, reason, self.state)
         if self._hides_next():

@@ -366,3 +366,20 @@ def test_single_bytes_are_wanted_after_a_loss_until_a_packet_is_found():
 def test_every_state_has_transitions_and_a_meaning():
     assert set(TRANSITIONS) == set(ChannelState)
     assert all(state.meaning for state in ChannelState)
+
+
+def test_a_hole_behind_a_whole_head_of_unknown_length_and_more_bytes():
+    channel = Channel(started=False)
+    behind = b"\xff" * 2647  # no packet, so that what seems to be one before it is none
+    channel.receive_gap(100)
+    channel.receive_data(sync(5) + behind)
+    channel.receive_gap(50)
+    channel.receive_data(sync(6) + sync(7))
+    channel.finish()
+    events = list(channel.events())
+    head = len(sync(5))
+    assert channel.offset == 150 + 3 * head + len(behind)
+    assert (100 + head + len(behind), 50) in [
+        (event.offset, event.length) for event in events if isinstance(event, BytesMissing)
+    ]
+    assert 5 not in [e.packet.packet_num for e in events if isinstance(e, PacketReceived)]
