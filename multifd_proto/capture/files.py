@@ -107,8 +107,14 @@ class Inputs:
                 yield opened
 
     @contextmanager
-    def open(self, path: str | Path) -> Iterator[tuple[Format, Window]]:
+    def open(
+        self, path: str | Path, *, only_begin: bool = False
+    ) -> Iterator[tuple[Format, Window]]:
         """Open one of the files.
+
+        Args:
+            path: of the file.
+            only_begin: no more than its first frame is looked at.
 
         Raises:
             CaptureError: It cannot be read, is empty or no capture.
@@ -116,7 +122,8 @@ class Inputs:
         with _open(path) as file:
             _widen(file)
             name, regular = _name(path), _regular(path, file)
-            _announce(regular)
+            if regular is not None and not only_begin:
+                _announce(regular)
             reader = _Stored(name, file, self._tell)
             self._opened.append(reader)
             stored = Window(name, reader.read, self._info.truncated, regular, reader.seek)
@@ -234,12 +241,11 @@ def _regular(path: str | Path, file: BinaryIO) -> int | None:
     return file.fileno() if _size(path) is not None and not file.tell() else None
 
 
-def _announce(file: int | None) -> None:
+def _announce(file: int) -> None:
     """Tell the system that a file is read from its begin to its end, and have it begin to."""
-    if file is not None:
-        with suppress(OSError, AttributeError):  # not every system can be told
-            os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
-            os.posix_fadvise(file, 0, _BEGIN, os.POSIX_FADV_WILLNEED)
+    with suppress(OSError, AttributeError):  # not every system can be told
+        os.posix_fadvise(file, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+        os.posix_fadvise(file, 0, _BEGIN, os.POSIX_FADV_WILLNEED)
 
 
 def _unreadable(name: str, error: OSError) -> CaptureError:

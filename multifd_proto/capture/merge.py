@@ -55,7 +55,7 @@ def _start(path: str | Path, limits: Limits) -> int:
     """Return the time of the first frame; `_NEVER` where there is none, or a fault comes first."""
     info = CaptureInfo()
     try:
-        with Inputs([path], info, None).open(path) as (form, content):
+        with Inputs([path], info, None).open(path, only_begin=True) as (form, content):
             if not form.open:
                 return _RAW_DUMP
             for frame in form.open(content, info, limits).frames():

@@ -16,12 +16,11 @@ from multifd_proto.wire.schema import RamPacket
 
 Channels = Callable[[int], int | None]
 """Returns the id of a connection's channel."""
-_STARTS = ("magic", "version")
-_NUMBERS = (
-    "flags", "pages_alloc", "normal_pages", "zero_pages", "next_packet_size", "packet_num",
+_ARRAYS = (
+    "stream", "offset", "time", "payload", "magic", "version", "flags", "pages_alloc",
+    "normal_pages", "zero_pages", "next_packet_size", "packet_num",
 )  # fmt: skip
-
-
+"""Keys whose values are numbers in every row."""
 _NAMES: dict[tuple[type[RamPacket], bool], list[str]] = {}
 """Keys of a packet's row, by its layout and whether offsets are asked for."""
 
@@ -67,17 +66,16 @@ class Columns:
             case "page_offsets":
                 pages = zip(self.batch.offsets.tolist(), self.batch.pages.tolist(), strict=True)
                 return [offsets[:count] for offsets, count in pages]
-        if name in _STARTS:
-            return list(self.batch.field(name).tolist())
-        return list(getattr(self.batch, name).tolist())
+        return list(self._numbers(name).tolist())
 
     def array(self, name: str) -> list[Any] | NDArray[Any] | None:
         """Return the same, as an array where the batch has one."""
-        if name in ("stream", "offset", "time", "payload") or name in _NUMBERS:
-            return cast("NDArray[Any]", getattr(self.batch, name))
-        if name in _STARTS:
+        return self._numbers(name) if name in _ARRAYS else self.values(name)
+
+    def _numbers(self, name: str) -> NDArray[Any]:
+        if name in ("magic", "version"):  # which nobody else asks of a batch
             return self.batch.field(name)
-        return self.values(name)
+        return cast("NDArray[Any]", getattr(self.batch, name))
 
     def column(self, name: str, say: Callable[[Any], str]) -> Column:
         """Return the same for `typeset`, with words for what is not a number."""
@@ -85,8 +83,7 @@ class Columns:
             case "type":
                 return Words([say("packet")], np.zeros(len(self), np.int64))
             case "channel":
-                streams, which = np.unique(self.batch.stream, return_inverse=True)
-                return Words([say(self.channels(s)) for s in streams.tolist()], which)
+                return Words.for_numbers(self.batch.stream, lambda s: say(self.channels(s)))
             case "ramblock":
                 blocks = self._ramblocks()
                 return Words([say(block) for block in blocks.said], blocks.which)

@@ -43,14 +43,8 @@ def _json_cells(rows: Columns | Payloads) -> Cells:
     pairs = ", ".join(f'"{name}": %s' for name in names)
     values = [rows.column(name, _json) for name in names]
     seconds, rest = _clock(rows)
-    values += [_few(seconds, str), rest]
+    values += [Words.for_numbers(seconds, str), rest]
     return typeset(f'{{{pairs}, "time": %s.%09d}}\n', values, len(rows))
-
-
-def _few(values: NDArray[np.int64], say: Callable[[int], str]) -> Words:
-    """Return words for numbers of which there are few."""
-    known, which = np.unique(values, return_inverse=True)
-    return Words([say(value) for value in known.tolist()], which)
 
 
 def _lines(
@@ -211,9 +205,9 @@ def _head(stream: int, channel: int | None) -> str:
 
 
 def _who(rows: Columns | Payloads) -> Words:
-    return _few(rows.batch.stream, lambda stream: _head(stream, rows.channels(stream)))
+    return Words.for_numbers(rows.batch.stream, lambda stream: _head(stream, rows.channels(stream)))
 
 
 def _times(rows: Columns | Payloads) -> tuple[Words, NDArray[np.int64]]:
     seconds, rest = _clock(rows)
-    return _few(seconds, lambda second: clock(second * _SECOND + 1)[:-6]), rest // 1000
+    return Words.for_numbers(seconds, lambda second: clock(second * _SECOND + 1)[:-6]), rest // 1000

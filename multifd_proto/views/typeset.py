@@ -6,7 +6,7 @@ A cell that is 0 is left out, so that lines of different lengths fit into one ta
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,12 @@ class Words:
         numbers: dict[str, int] = {}
         which = [numbers.setdefault(text, len(numbers)) for text in texts]
         return cls(list(numbers), np.array(which, np.int64))
+
+    @classmethod
+    def for_numbers(cls, numbers: NDArray[np.int64], say: Callable[[int], str]) -> Words:
+        """Return what is said of each of numbers of which there are few."""
+        known, which = np.unique(numbers, return_inverse=True)
+        return cls([say(number) for number in known.tolist()], which)
 
     def __getitem__(self, part: slice | NDArray[np.intp]) -> Words:
         """Return those of some lines."""
