@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from dataclasses import replace
 
 import pytest
@@ -24,6 +23,7 @@ from multifd_proto.fuzz.target import Finding
 from multifd_proto.machine.parameters import MigrationParameters
 from multifd_proto.machine.sending import MainWriter
 from multifd_proto.peers.templates import template_for
+from multifd_proto.tests.senders import nothing_left
 from multifd_proto.wire.main_records import StreamEnd
 from multifd_proto.wire.ram_records import RamBlockEntry
 from multifd_proto.wire.schema import MultiFDInit
@@ -260,8 +260,8 @@ def test_the_reference_withstands_whatever_is_drawn(builtin):
     def withstands(value):
         assert builtin.run(value).finding is None, json.dumps(value.to_json())
 
-    withstands()
-    assert threading.active_count() == 1
+    with nothing_left():
+        withstands()
 
 
 # ---- the oracle ----------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import random
 import struct
-import threading
 import tracemalloc
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from multifd_proto.peers.mapped_ram import MappedRamFile
 from multifd_proto.peers.mapped_ram_write import write
 from multifd_proto.peers.qemu import Qemu
 from multifd_proto.peers.templates import template_for
+from multifd_proto.tests.senders import nothing_left
 from multifd_proto.wire.block_names import file_name
 from multifd_proto.wire.dialect import dialect_of
 from multifd_proto.wire.main_records import SectionEnd
@@ -89,8 +89,8 @@ def test_what_is_written_is_extracted_again(tmp_path, writers, offset, direct_io
         images[name] = tmp_path / file_name(name)
         images[name].write_bytes(memory(pages, seed=pages, zero=name == b"empty" or 0.4))
     path = tmp_path / "out"
-    write(path, images, TEMPLATE, writers=writers, offset=offset, direct_io=direct_io)
-    assert threading.active_count() == 1
+    with nothing_left():
+        write(path, images, TEMPLATE, writers=writers, offset=offset, direct_io=direct_io)
     with MappedRamFile(path, offset) as file:
         assert not violated(file.results)
         assert [info.block.name for info in file.blocks] == list(images)
@@ -310,11 +310,11 @@ def test_a_write_that_fails_leaves_nothing_and_stops_all_writers(tmp_path, image
     monkeypatch.setattr(mapped_ram_write, "write_at", full)
     path = tmp_path / "out"
     path.write_bytes(b"precious")
-    found = refused(write, path, {b"ram0": image}, TEMPLATE, overwrite=True)
+    with nothing_left():
+        found = refused(write, path, {b"ram0": image}, TEMPLATE, overwrite=True)
     assert found == f"{path}: cannot be written: No space left on device"
     assert sorted(p.name for p in tmp_path.iterdir()) == ["image", "out"]
     assert path.read_bytes() == b"precious"
-    assert threading.active_count() == 1
 
 
 # ---- real QEMU ---------------------------------------------------------------------------------

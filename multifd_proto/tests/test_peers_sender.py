@@ -28,6 +28,7 @@ from multifd_proto.peers.send.sent import Sent
 from multifd_proto.peers.templates import template_of
 from multifd_proto.peers.tls import TlsCredentials
 from multifd_proto.tests.mainstreams import REAL
+from multifd_proto.tests.senders import nothing_left
 from multifd_proto.tests.sent_streams import complaints
 from multifd_proto.tests.sink import (
     PONG,
@@ -52,14 +53,8 @@ PAGE = 4096
 
 @pytest.fixture(autouse=True)
 def _nothing_is_left():
-    threads, files = threading.active_count(), open_files()
-    yield
-    assert threading.active_count() == threads
-    assert open_files() == files
-
-
-def open_files() -> int:
-    return len(list(Path("/proc/self/fd").iterdir()))
+    with nothing_left():
+        yield
 
 
 def pattern(pages: int, seed: int = 0) -> bytes:
