@@ -1,12 +1,20 @@
-"""Reading a file stretch by stretch, the next one while the one before is looked at."""
+"""Walking over a file stretch by stretch, the next one while the one before is looked at."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from mmap import mmap
 from threading import Thread
 
-STRETCH = 16 << 20
+import numpy as np
+
+from multifd_proto.capture.columns.records import Integers
+from multifd_proto.capture.columns.scout import Scout, scout
+
+STRETCH = 12 << 20
 """Bytes that are read at once."""
 TOUCH = 32 << 20
 """Bytes that are read only to have them in memory."""
@@ -14,55 +22,121 @@ _PART = 4 << 20
 """Bytes asked for in one call, or a disk is not kept busy."""
 _ROOM = 1 << 20
 """Bytes before a stretch, for what is left of the one before."""
+_SMALLEST = 16
+"""Bytes of the smallest record."""
+
+
+@dataclass(eq=False)
+class Stretch:
+    """Some bytes of a file, and the whole records in them."""
+
+    held: memoryview
+    base: int
+    """Place of its first byte in the file."""
+    places: Integers
+    """Where each record begins, counted from there."""
+    end: int
+    """Where the last one ends."""
+
+    def index(self, place: int) -> int | None:
+        """Return which record begins at a place of the file; None if none does."""
+        index = int(self.places.searchsorted(place - self.base))
+        found = self.places[index : index + 1].tolist() == [place - self.base]
+        return index if found else None
+
+    def behind(self, place: int) -> memoryview:
+        """Return what is held from a place of the file on."""
+        start = place - self.base
+        return self.held[start:] if 0 <= start <= len(self.held) else self.held[:0]
+
+
+Steps = Callable[[memoryview], tuple[Integers, int]]
+
+
+class _Room:
+    """Memory for a stretch, that a scout sees as well."""
+
+    def __init__(self) -> None:
+        self.bytes = memoryview(mmap(-1, _ROOM + STRETCH))
+        self.places = np.frombuffer(mmap(-1, (_ROOM + STRETCH) // _SMALLEST * 8), np.int64)
 
 
 class Ahead:
-    """Reads a file forwards, into two buffers that are used in turn."""
+    """Reads a file forwards, and walks over its records, by a scout if there can be one."""
 
-    def __init__(self, file: int) -> None:
+    def __init__(self, file: int, walk: Steps) -> None:
+        """Make a reader.
+
+        Args:
+            file: descriptor.
+            walk: returns where the whole records in some bytes begin, and where the last one ends.
+        """
         self._file = file
-        self._buffers = [bytearray(_ROOM + STRETCH), bytearray(_ROOM + STRETCH)]
-        self._reader: Thread | None = None
-        self._start = self._count = 0
-        self._held, self._base = memoryview(b""), 0
+        self._walk = walk
+        self._rooms = _Room(), _Room()
+        self._used = 0
+        self._now = Stretch(memoryview(b""), 0, np.zeros(0, np.int64), 0)
+        self._scout: Scout | None = None
+        self._asked: int | None = None
 
-    def read(self, place: int) -> memoryview:
-        """Return bytes of the file from a place on: nothing at its end.
+    def at(self, place: int) -> Stretch:
+        """Return a stretch with the record that begins at a place; without records if none does.
 
         What was returned before is valid no longer.
         """
-        left = self._base + len(self._held) - place
-        if not (place >= self._base and left > _ROOM):
-            self._advance(place, left if place >= self._base and left >= 0 else None)
-        return self._held[place - self._base :]
+        if self._now.index(place) is None:
+            rest = self._now.behind(place)
+            if len(rest) > _ROOM:
+                # something odd was before it, and more of that may come
+                self._now = Stretch(rest, place, *self._walk(rest[:_ROOM]))
+            else:
+                self._advance(place, rest)
+        return self._now
 
-    def _advance(self, place: int, left: int | None) -> None:
-        """Hold what is left from a place on, and the next stretch; None if it is somewhere else."""
-        if self._reader:
-            self._reader.join()
-            self._reader = None
-        if left is None or not self._count:
-            left, self._start = (0, place) if left is None else (left, self._start)
-            self._fetch()
-        buffer = memoryview(self._buffers[1])
-        buffer[_ROOM - left : _ROOM] = self._held[len(self._held) - left :]
-        self._held, self._base = buffer[_ROOM - left : _ROOM + self._count], place
-        self._buffers.reverse()
-        self._start += self._count
-        if self._count == STRETCH:
-            self._reader = Thread(target=self._fetch, daemon=True)
-            self._reader.start()
-        else:
-            self._count = 0
+    def _advance(self, place: int, rest: memoryview) -> None:
+        """Go on to the stretch that begins at a place, and have the one behind it read."""
+        asked, self._asked = self._asked, None
+        found = self._scout.answer() if self._scout and asked is not None else None
+        self._used = 1 - self._used
+        room = self._rooms[self._used]
+        if found is None or asked != place:
+            room.bytes[_ROOM - len(rest) : _ROOM] = rest
+            found = self._fetch(self._used, place, len(rest))
+        stop, count, end = found
+        held = room.bytes[_ROOM - len(rest) : stop]
+        self._now = Stretch(held, place, room.places[:count], end)
+        if stop < len(room.bytes):
+            if self._scout:
+                self._scout.close()
+            self._scout = None
+        elif len(held) - end <= _ROOM:
+            self._send(place + end, held[end:])
 
-    def _fetch(self) -> None:
-        """Read the next stretch into the buffer that is not in use."""
-        self._count = 0
-        with suppress(OSError):  # the file may be closed by now; whoever reads on, is told
-            buffer = memoryview(self._buffers[1])[_ROOM:]
-            while part := os.preadv(self._file, [buffer[:_PART]], self._start + self._count):
-                self._count += part
-                buffer = buffer[part:]
+    def _send(self, place: int, rest: memoryview) -> None:
+        """Have the scout read the stretch that begins at a place."""
+        self._scout = self._scout or scout(self._fetch)
+        if self._scout:
+            other = 1 - self._used
+            self._rooms[other].bytes[_ROOM - len(rest) : _ROOM] = rest
+            self._scout.ask(other, place, len(rest))
+            self._asked = place
+
+    def _fetch(self, number: int, place: int, there: int) -> tuple[int, int, int]:
+        """Read the stretch from a place on, some of which is there already, and walk over it.
+
+        Returns:
+            Where it ends in its room, how many records are in it, and where the last one ends.
+        """
+        room = self._rooms[number]
+        start, stop = _ROOM - there, _ROOM
+        with suppress(OSError):  # whoever reads on one by one, is told
+            while part := os.preadv(
+                self._file, [room.bytes[stop : stop + _PART]], place + stop - start
+            ):
+                stop += part
+        places, end = self._walk(room.bytes[start:stop])
+        room.places[: len(places)] = places
+        return stop, len(places), end
 
 
 class Touch:

@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from mmap import mmap
 
 import numpy as np
 from numpy.typing import NDArray
 
 from multifd_proto.capture.columns.records import Integers
+
+Rows = NDArray[np.uint8]
 
 _PART = 88 << 10
 """Bytes of a stretch that a chain walks: no power of two, or they meet in the same cache lines."""
@@ -50,7 +53,7 @@ class Chain:
     """Returns the size in bytes of what may be a record at each place; 0 if it cannot be one."""
 
 
-def gather(held: memoryview, places: Integers, width: int) -> NDArray[np.uint8]:
+def gather(held: memoryview, places: Integers, width: int) -> Rows:
     """Return the bytes at some places, in rising order; what is behind the end is zeros."""
     last = len(held) - width
     if not len(places) or not width:
@@ -110,7 +113,7 @@ def _candidates(
 ) -> Iterator[tuple[int, int]]:
     """Yield the first place in each stretch that begins as a record does, and the stretch's end."""
     data = held.obj  # which can be searched
-    assert isinstance(data, bytes | bytearray)
+    assert isinstance(data, bytes | bytearray | mmap)
     base = np.frombuffer(held, np.uint8).ctypes.data - np.frombuffer(data, np.uint8).ctypes.data
     last, find = 0, data.find
     for begin, stop in search:

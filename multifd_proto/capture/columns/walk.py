@@ -13,10 +13,9 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
-from multifd_proto.capture.columns.ahead import Ahead, Touch
-from multifd_proto.capture.columns.lockstep import Chain, gather, walk
+from multifd_proto.capture.columns.ahead import Ahead, Stretch, Touch
+from multifd_proto.capture.columns.lockstep import Chain, Rows, gather, walk
 from multifd_proto.capture.columns.records import HEAD, Bytes, Integers, Records
 from multifd_proto.capture.window import Window
 
@@ -28,10 +27,10 @@ _FEW = 64
 """Records after which the mean is known; they are hopped over."""
 _FAR = 256 << 20
 """Bytes of a file that are hopped over before it is asked again whether they are in memory."""
+_ALL = 1 << 62
+"""As many records as there are."""
 _STEP = 8 << 20
 """Bytes from one such question to the next."""
-
-Rows = NDArray[np.uint8]
 
 
 @dataclass(eq=False)
@@ -109,11 +108,12 @@ class Walk:
         if file is None:
             self._window.fill(self._walker.header)
             held = self._window.view[self._window.start :]
-            walked, end = self._step(Bytes(held, start, None), most)
+            walked, end = self._part(Stretch(held, start, *self._step(held, most)), start, most)
         elif self._count < _FEW or self._bytes >= self._count * _LARGE:
             walked, end = self._hop(file, start, most)
         else:
-            walked, end = self._step(Bytes(self._read(file, start, most), start, file), most)
+            self._ahead = self._ahead or Ahead(file, self._step)
+            walked, end = self._part(self._ahead.at(start), start, most)
         self._count += len(walked.place)
         self._bytes += end - start
         self._window.move(end)
@@ -149,28 +149,25 @@ class Walk:
         where = np.array(places, np.int64)
         return Walked(content, where, joined[:, tail:], ends), place
 
-    def _read(self, file: int, start: int, most: int) -> memoryview:
-        """Read about as much as so many records take."""
-        if self._ahead is None:
-            self._ahead = Ahead(file)
-        mean = self._bytes // self._count
-        return self._ahead.read(start)[: most * mean * 5 // 4 + _LARGE]
-
-    def _step(self, content: Bytes, most: int) -> tuple[Walked, int]:
-        """Walk over records in memory."""
-        held = content.held
+    def _step(self, held: memoryview, most: int = _ALL) -> tuple[Integers, int]:
+        """Walk over records in memory: return where the whole ones begin, and the last one ends."""
         walked = walk(held, self._walker.chain) if len(held) >= _MUCH else None
-        if walked is None:
-            listed, end = self._walker.places(held, most)
-            place = np.array(listed, np.int64)
-        else:
-            place, end = walked
-            if len(place) > most:
-                place, end = place[:most], int(place[most])
+        if walked is not None:
+            return walked
+        listed, end = self._walker.places(held, most)
+        return np.array(listed, np.int64), end
+
+    def _part(self, stretch: Stretch, start: int, most: int) -> tuple[Walked, int]:
+        """Return the records from a place on, at most so many, and where the last one ends."""
+        index, held, tail = stretch.index(start), stretch.held, self._walker.tail
+        index = len(stretch.places) if index is None else index
+        place = stretch.places[index : index + most]
+        after = np.append(stretch.places[index + 1 : index + 1 + most], stretch.end)[: len(place)]
+        content = Bytes(held, stretch.base, self._window.file)
         rows = gather(held, place, self._walker.header + HEAD)
-        tail = self._walker.tail
-        ends = gather(held, np.append(place[1:], end)[: len(place)] - tail, tail)
-        return Walked(content, place + content.base, rows, ends), end + content.base
+        ends = gather(held, after - tail, tail)
+        end = int(after[-1]) + stretch.base if len(after) else start
+        return Walked(content, place + stretch.base, rows, ends), end
 
 
 def _in_cache(file: int, start: int, stop: int) -> bool:
