@@ -76,7 +76,7 @@ def _data(session: Session, summary: Summary) -> dict[str, Any]:
         "page_size": migration.page_size,
         "method": migration.method.name if migration.method else None,
         **traffic(summary.total),
-        "missing_packet_nums": sum(map(len, migration.numbers.missing())),
+        "missing_packet_nums": migration.numbers.missing_count(),
         "conflicting_bytes": sum(
             half.conflicts for c in session.connections for half in (c.half, c.reverse)
         ),
@@ -116,7 +116,7 @@ def _losses(session: Session, summary: Summary) -> Iterator[str]:
     migration, total = session.checker.migration, summary.total
     if total.gaps:
         yield f"{total.gaps} gaps hide {size(total.missing)} of the channels' bytes"
-    missing = sum(map(len, migration.numbers.missing()))
+    missing = migration.numbers.missing_count()
     if missing:
         yield f"{missing} packet numbers are missing"
     if migration.main is None:

@@ -103,6 +103,10 @@ class Runs:
                 yield range(end, start)
             end = next_end
 
+    def missing_count(self) -> int:
+        """Count the numbers in these holes; there may be more than a `len` can be."""
+        return sum(hole.stop - hole.start for hole in self.missing())
+
 
 class PageSet:
     """The pages of one round, a bit a page."""

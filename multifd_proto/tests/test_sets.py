@@ -107,3 +107,11 @@ def test_a_page_takes_a_bit():
     every_fourth = np.arange(0, 8 * CHUNK, 4)
     assert pages.add_all(b"a", PageMarks(every_fourth))
     assert (len(pages), len(pages._bits)) == (8, CHUNK)
+
+
+@given(numbers)
+def test_holes_are_counted_however_many_they_are(batch):
+    runs = Runs(1000)
+    for number in batch:
+        runs.add(number)
+    assert runs.missing_count() == max(batch, default=-1) + 1 - len({*batch})

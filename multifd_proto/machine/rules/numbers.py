@@ -60,14 +60,13 @@ def unique(m: Migration, c: ChannelInfo, e: PacketReceived) -> Iterator[Fault]:
 def no_gaps(m: Migration, _c: None, _e: MigrationOver) -> Iterator[Fault]:
     holes = list(m.numbers.missing())
     if holes:
-        first = ", ".join(str(h[0]) if len(h) == 1 else f"{h[0]} to {h[-1]}" for h in holes[:4])
+        ends = [(hole.start, hole.stop - 1) for hole in holes[:4]]
+        first = ", ".join(str(low) if low == high else f"{low} to {high}" for low, high in ends)
         more = ", ..." if len(holes) > 4 else ""
         compressed = m.method is not None and m.method.flag != 0
         quirks = (SHARED_NUMBERS, LOST_ZERO_PACKETS) if compressed else (SHARED_NUMBERS,)
-        count = sum(map(len, holes))
-        yield Fault(
-            "number of missing packet_num", f"{count}: {first}{more}", "none", quirks=quirks
-        )
+        count = f"{m.numbers.missing_count()}: {first}{more}"
+        yield Fault("number of missing packet_num", count, "none", quirks=quirks)
 
 
 @rule(

@@ -153,7 +153,7 @@ def losses(facts: Facts) -> Iterator[Finding]:
         yield Finding("odd", "bytes not captured", text, "", (Step("capture", better),))
     for message in facts.info.truncated:
         yield Finding("odd", "capture cut", f"The capture is cut: {message}.")
-    holes = sum(map(len, migration.numbers.missing()))
+    holes = migration.numbers.missing_count()
     if holes and not migration.missing:
         yield Finding("note", "", f"{plural(holes, 'packet number')} never came.", "channels")
     ids = {c.info.id for c in facts.channels if c.info.id is not None}
