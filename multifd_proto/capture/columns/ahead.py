@@ -20,6 +20,8 @@ TOUCH = 32 << 20
 """Bytes that are read only to have them in memory."""
 _PART = 4 << 20
 """Bytes asked for in one call, or a disk is not kept busy."""
+_FAR = 2 * STRETCH
+"""Bytes from what is read to what the system is told to read, if a disk has to."""
 _ROOM = 1 << 20
 """Bytes before a stretch, for what is left of the one before."""
 _SMALLEST = 16
@@ -120,6 +122,8 @@ class Ahead:
             self._rooms[other].bytes[_ROOM - len(rest) : _ROOM] = rest
             self._scout.ask(other, place, len(rest))
             self._asked = place
+            with suppress(OSError):  # told by this process, as the other one has more to do
+                os.posix_fadvise(self._file, place + _FAR, STRETCH, os.POSIX_FADV_WILLNEED)
 
     def _fetch(self, number: int, place: int, there: int) -> tuple[int, int, int]:
         """Read the stretch from a place on, some of which is there already, and walk over it.
