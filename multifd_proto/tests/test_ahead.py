@@ -23,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("error")
 @pytest.fixture(autouse=True)
 def _small(monkeypatch):
     monkeypatch.setattr(ahead, "STRETCH", 1000)
-    monkeypatch.setattr(ahead, "_ROOM", 100)
+    monkeypatch.setattr(ahead, "_BEFORE", 100)
 
 
 def steps(held: memoryview) -> tuple[np.ndarray, int]:

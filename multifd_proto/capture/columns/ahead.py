@@ -22,10 +22,13 @@ _PART = 4 << 20
 """Bytes asked for in one call, or a disk is not kept busy."""
 _FAR = 2 * STRETCH
 """Bytes from what is read to what the system is told to read, if a disk has to."""
-_ROOM = 1 << 20
+_BEFORE = 1 << 20
 """Bytes before a stretch, for what is left of the one before."""
 _SMALLEST = 16
 """Bytes of the smallest record."""
+
+
+Steps = Callable[[memoryview], tuple[Integers, int]]
 
 
 @dataclass(eq=False)
@@ -52,15 +55,12 @@ class Stretch:
         return self.held[start:] if 0 <= start <= len(self.held) else self.held[:0]
 
 
-Steps = Callable[[memoryview], tuple[Integers, int]]
-
-
-class _Room:
+class _Shared:
     """Memory for a stretch, that a scout sees as well."""
 
     def __init__(self) -> None:
-        self.bytes = memoryview(mmap(-1, _ROOM + STRETCH))
-        self.places = np.frombuffer(mmap(-1, (_ROOM + STRETCH) // _SMALLEST * 8), np.int64)
+        self.bytes = memoryview(mmap(-1, _BEFORE + STRETCH))
+        self.places = np.frombuffer(mmap(-1, (_BEFORE + STRETCH) // _SMALLEST * 8), np.int64)
 
 
 class Ahead:
@@ -75,7 +75,7 @@ class Ahead:
         """
         self._file = file
         self._walk = walk
-        self._rooms = _Room(), _Room()
+        self._shared = _Shared(), _Shared()
         self._used = 0
         self._now = Stretch(memoryview(b""), 0, np.zeros(0, np.int64), 0)
         self._scout: Scout | None = None
@@ -88,9 +88,9 @@ class Ahead:
         """
         if self._now.index(place) is None:
             rest = self._now.behind(place)
-            if len(rest) > _ROOM:
+            if len(rest) > _BEFORE:
                 # something odd was before it, and more of that may come
-                self._now = Stretch(rest, place, *self._walk(rest[:_ROOM]))
+                self._now = Stretch(rest, place, *self._walk(rest[:_BEFORE]))
             else:
                 self._advance(place, rest)
         return self._now
@@ -100,18 +100,18 @@ class Ahead:
         asked, self._asked = self._asked, None
         found = self._scout.answer() if self._scout and asked is not None else None
         self._used = 1 - self._used
-        room = self._rooms[self._used]
+        shared = self._shared[self._used]
         if found is None or asked != place:
-            room.bytes[_ROOM - len(rest) : _ROOM] = rest
+            shared.bytes[_BEFORE - len(rest) : _BEFORE] = rest
             found = self._fetch(self._used, place, len(rest))
         stop, count, end = found
-        held = room.bytes[_ROOM - len(rest) : stop]
-        self._now = Stretch(held, place, room.places[:count], end)
-        if stop < len(room.bytes):
+        held = shared.bytes[_BEFORE - len(rest) : stop]
+        self._now = Stretch(held, place, shared.places[:count], end)
+        if stop < len(shared.bytes):
             if self._scout:
                 self._scout.close()
             self._scout = None
-        elif len(held) - end <= _ROOM:
+        elif len(held) - end <= _BEFORE:
             self._send(place + end, held[end:])
 
     def _send(self, place: int, rest: memoryview) -> None:
@@ -119,7 +119,7 @@ class Ahead:
         self._scout = self._scout or scout(self._fetch)
         if self._scout:
             other = 1 - self._used
-            self._rooms[other].bytes[_ROOM - len(rest) : _ROOM] = rest
+            self._shared[other].bytes[_BEFORE - len(rest) : _BEFORE] = rest
             self._scout.ask(other, place, len(rest))
             self._asked = place
             with suppress(OSError):  # told by this process, as the other one has more to do
@@ -129,17 +129,17 @@ class Ahead:
         """Read the stretch from a place on, some of which is there already, and walk over it.
 
         Returns:
-            Where it ends in its room, how many records are in it, and where the last one ends.
+            Where it ends in its memory, how many records are in it, and where the last one ends.
         """
-        room = self._rooms[number]
-        start, stop = _ROOM - there, _ROOM
+        shared = self._shared[number]
+        start, stop = _BEFORE - there, _BEFORE
         with suppress(OSError):  # whoever reads on one by one, is told
             while part := os.preadv(
-                self._file, [room.bytes[stop : stop + _PART]], place + stop - start
+                self._file, [shared.bytes[stop : stop + _PART]], place + stop - start
             ):
                 stop += part
-        places, end = self._walk(room.bytes[start:stop])
-        room.places[: len(places)] = places
+        places, end = self._walk(shared.bytes[start:stop])
+        shared.places[: len(places)] = places
         return stop, len(places), end
 
 
@@ -148,7 +148,7 @@ class Touch:
 
     def __init__(self, file: int) -> None:
         self._file = file
-        self._scratch = bytearray(_ROOM)
+        self._scratch = bytearray(_BEFORE)
         self._reader: Thread | None = None
         self._end = 0
 
@@ -166,6 +166,6 @@ class Touch:
 
     def _read(self) -> None:
         with suppress(OSError):
-            for place in range(self._end, self._end + TOUCH, _ROOM):
+            for place in range(self._end, self._end + TOUCH, _BEFORE):
                 os.preadv(self._file, [self._scratch], place)
         self._end += TOUCH
