@@ -121,7 +121,10 @@ class Follower:
         """Tell whether a direction is looked at; None where it has to be seen byte by byte."""
         connection = self.connections.get(half.stream)
         if connection and connection.peer and half is connection.half:
-            return None if self._sinks else True
+            # where a page goes is known with the list of blocks
+            session = connection.session
+            known = session and session.checker.migration.blocks is not None
+            return True if known or not self._sinks else None
         return None if half.unwanted_until < NOTHING else False
 
     def _take_event(self, event: StreamEvent) -> Iterator[tuple[Connection, Event]]:

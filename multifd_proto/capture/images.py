@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,7 +26,7 @@ MAX_OFFSET = 1 << 46
 _CHUNK = 32768
 
 
-@dataclass
+@dataclass(eq=False)
 class Image:
     """One RAM block on its way into a file."""
 
@@ -53,7 +53,9 @@ class Image:
     def claim(self, offset: int, round_: int) -> bool:
         """Tell whether a page of a round is to be written, and remember that it came."""
         chunk, place = divmod(offset // self.page_size, _CHUNK)
-        rounds = self.rounds.setdefault(chunk, array("I", bytes(4 * _CHUNK)))
+        rounds = self.rounds.get(chunk)
+        if rounds is None:
+            rounds = self.rounds[chunk] = array("I", bytes(4 * _CHUNK))
         if rounds[place] > round_ + 1:
             return False
         rounds[place] = round_ + 1
@@ -113,6 +115,12 @@ class Images:
             image = self.blocks[name] = Image(name, self._path(name), length, page_size)
         return image
 
+    def in_order(self) -> list[Image]:
+        """Return the images in the order of the list of blocks, behind them those not in it."""
+        listed = {name: place for place, name in enumerate(self._migration.blocks or ())}
+        images = self.blocks.values()
+        return sorted(images, key=lambda image: listed.get(image.name, len(listed)))
+
     def page(self, name: bytes, offset: int, page_size: int) -> Image | None:
         """Return the image that a page belongs to; None, counted, where it is out of bounds."""
         image = self.image(name, page_size)
@@ -123,20 +131,17 @@ class Images:
         return image
 
     def take_zeros(self, event: Event) -> None:
-        """Take the zero pages of a packet, or of the main stream; other events have none."""
-        if isinstance(event, PacketReceived) and event.packet.zero_pages and event.knows("offset"):
-            page_size = MULTIFD_PACKET_SIZE // len(event.packet.offset)
-            offsets = event.page_offsets[event.packet.normal_pages :]
-            name, round_ = event.ramblock, event.round
-        elif isinstance(event, MainReceived) and isinstance(event.record, RamZero):
-            page_size, offsets = self.page_size, event.record.offsets
-            name, round_ = event.record.block or b"", event.round
-        else:
-            return
+        """Take the zero pages of the main stream; other events have none."""
+        if isinstance(event, MainReceived) and isinstance(event.record, RamZero):
+            round_ = self.latest if event.round is None else event.round
+            self.clear(event.record.block or b"", event.record.offsets, self.page_size, round_)
+
+    def clear(self, name: bytes, offsets: Iterable[int], page_size: int, round_: int) -> None:
+        """Take pages of zeros."""
         for offset in offsets:
             image = self.page(name, offset, page_size)
             if image:
-                image.clear(offset, self.latest if round_ is None else round_)
+                image.clear(offset, round_)
 
     def _path(self, name: bytes) -> Path:
         return self._folder / file_name(name, {image.path.name for image in self.blocks.values()})
@@ -162,7 +167,7 @@ class ImageSink:
         self._page_size = 0
 
     def begin(self, packet: PacketReceived) -> None:
-        """Find out where the packet's normal pages go."""
+        """Find out where the packet's normal pages go; take its zero pages."""
         self._page_size = MULTIFD_PACKET_SIZE // len(packet.packet.offset)
         self._written = 0
         images = self._images
@@ -171,28 +176,43 @@ class ImageSink:
         self._targets = []
         if not packet.knows("offset"):
             return
-        for offset in packet.page_offsets[: packet.packet.normal_pages]:
-            image = images.page(packet.ramblock, offset, self._page_size)
-            if image and image.claim(offset, round_):
-                self._targets.append((image, offset))
-            else:
-                self._targets.append(None)
+        name, offsets, normal = packet.ramblock, packet.page_offsets, packet.packet.normal_pages
+        for offset in offsets[:normal]:
+            image = images.page(name, offset, self._page_size)
+            claimed = image and image.claim(offset, round_)
+            self._targets.append((image, offset) if image and claimed else None)
+            if image:
+                image.normal += 1
+        images.clear(name, offsets[normal:], self._page_size, round_)
 
     def write(self, data: bytes | memoryview) -> None:
         """Write guest memory where it belongs."""
         view = memoryview(data)
         while len(view):
             page, inside = divmod(self._written, self._page_size)
-            part = view[: self._page_size - inside]
-            if page < len(self._targets) and (target := self._targets[page]):
+            target, pages = self._adjacent(page, inside + len(view))
+            part = view[: pages * self._page_size - inside]
+            if target:
                 os.pwrite(target[0].file, part, target[1] + inside)
             self._written += len(part)
             view = view[len(part) :]
 
+    def _adjacent(self, page: int, size: int) -> tuple[tuple[Image, int] | None, int]:
+        """Return where a page goes, and how many of the next go right behind it, within a size."""
+        targets, page_size = self._targets, self._page_size
+        target, last = targets[page] if page < len(targets) else None, page
+        if target:
+            image, offset = target
+            while size > page_size and last + 1 < len(targets):
+                offset, size = offset + page_size, size - page_size
+                if targets[last + 1] != (image, offset):
+                    break
+                last += 1
+        return target, last + 1 - page
+
     def end(self, payload: PayloadReceived) -> None:
-        """Count what came, and what did not."""
+        """Count what did not come."""
         whole = 0 if payload.missing else self._written // self._page_size
         for number, target in enumerate(self._targets):
             if target:
-                target[0].normal += 1
                 target[0].damaged += number >= whole

@@ -71,7 +71,7 @@ def _images(images: dict[int, Images], session: Session, output: Path) -> Images
 
 
 def _print(session: Session, images: Images, as_json: bool) -> None:
-    for image in images.blocks.values():
+    for image in images.in_order():
         if as_json:
             click.echo(json.dumps({"migration": session.number} | _data(image)))
         else:

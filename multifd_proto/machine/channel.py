@@ -60,6 +60,11 @@ class Channel(Finding):
         waits = self.state is _S.AWAIT_HEADER and not self._buffer
         return waits and self.page_count is not None and not (self._loss or self._log.holding)
 
+    @property
+    def hands_over(self) -> bool:
+        """Guest memory is handed over: every packet counts."""
+        return bool(self._decoders and self._decoders.sink)
+
     def looks_at(self, method: PayloadMethod | None) -> bool:
         """Tell whether payload of a method is looked at, so that it has to be handed over."""
         return bool(self._decoders and method and (method.flag or self._decoders.sink))

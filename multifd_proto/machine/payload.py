@@ -12,7 +12,7 @@ class PageSink(Protocol):
     """Takes the guest memory of a channel's packets, as it is decoded."""
 
     def begin(self, packet: PacketReceived) -> None:
-        """A packet with normal pages begins: their memory comes next, in the order of offsets."""
+        """A packet with pages begins: memory of the normal ones comes next, in that order."""
 
     def write(self, data: bytes | memoryview) -> None:
         """Take decoded guest memory; `data` is valid during the call alone."""
@@ -74,9 +74,9 @@ class Payload:
         self._missing = 0
         self._decoder: Decoder | None = None
         self._sink: PageSink | None = None
-        if decoders and method and isinstance(head, PacketReceived) and head.packet.normal_pages:
+        if decoders and method and isinstance(head, PacketReceived) and head.pages:
             # pages as they are can only be right: they are looked at for the sink alone
-            if method.flag or decoders.sink:
+            if head.packet.normal_pages and (method.flag or decoders.sink):
                 self._decoder = decoders.start(head, method, page_size)
             self._sink = decoders.sink
             if self._sink:

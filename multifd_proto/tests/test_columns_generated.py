@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from multifd_proto.capture import streams
-from multifd_proto.capture.columns import hop, lockstep, walk
+from multifd_proto.capture.columns import ahead, hop, lockstep, walk
 from multifd_proto.capture.streams import Limits
 from multifd_proto.tests.oddcaptures import LINK_TYPES, Plan, write
 from multifd_proto.tests.test_columns import Said
@@ -82,6 +82,7 @@ class Way:
         if self.lockstep:
             values += [(walk, "_MUCH", 4096), (lockstep, "_PART", 4096)]
             values += [(lockstep, "_SEARCHED", 4096), (lockstep, "_LEAST", 2)]
+            values += [(ahead, "STRETCH", 30_000), (ahead, "_BEFORE", 10_000)]
         with mock.patch.multiple(streams, _FIRST=self.first):
             patches = [mock.patch.object(*value) for value in values]
             for patch in patches:

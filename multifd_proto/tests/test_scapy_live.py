@@ -152,13 +152,14 @@ class Sink:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._accepting.join(20)  # the source may be done before all its connections are taken
         with self._listener, suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self.join()
 
     def _accept(self) -> None:
         with suppress(OSError):
-            while True:
+            for _ in range(CHANNELS + 1):
                 sock, _ = self._listener.accept()
                 packets: list[Packet] = []
                 self.received.append(packets)

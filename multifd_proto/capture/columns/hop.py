@@ -54,7 +54,7 @@ def follow_channel(channel: Channel, run: Run) -> Iterator[Piece]:
             yield run.place_of(0, phase), stream, event
     while channel.offset < run.stop:
         walk = _Walk(channel, run)
-        if channel.between_packets:
+        if channel.between_packets and not channel.hands_over:
             walk.hop()
         if walk.places:
             phase += 1
