@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from unittest import mock
 
@@ -14,7 +14,12 @@ from hypothesis import strategies as st
 
 from multifd_proto.capture import streams
 from multifd_proto.capture.columns import ahead, hop, lockstep, walk
-from multifd_proto.capture.streams import Limits
+from multifd_proto.capture.follow import Follower
+from multifd_proto.capture.images import Images, ImageSink
+from multifd_proto.capture.session import Session
+from multifd_proto.capture.streams import CaptureReader, Limits
+from multifd_proto.errors import CaptureError
+from multifd_proto.machine.parameters import MigrationParameters, RamBlock
 from multifd_proto.tests.oddcaptures import LINK_TYPES, Plan, write
 from multifd_proto.tests.test_columns import Said
 
@@ -127,3 +132,44 @@ def assert_agree(plan: Plan, way: Way, limits: Limits, decode: bool) -> int:
 @given(plan=plans, way=ways, limits=limits, decode=st.booleans())
 def test_generated_captures(plan: Plan, way: Way, limits: Limits, decode: bool) -> None:
     assert_agree(plan, way, limits, decode)
+
+
+def memory_of(plan: Plan, paths: list[Path], folder: Path, limits: Limits, columns: bool) -> object:
+    """Extract the guest's memory; return all that comes of it."""
+    images: dict[int, Images] = {}
+
+    def made(session: Session) -> Images:
+        if session.number not in images:
+            at = folder / str(session.number)
+            at.mkdir(parents=True)
+            images[session.number] = Images(at, session.checker.migration)
+        return images[session.number]
+
+    reader = CaptureReader(paths, limits=limits)
+    given = MigrationParameters(ramblocks=(RamBlock(b"pc.ram", 200 * plan.page_size),))
+    follower = Follower(given, decode=True, sinks=lambda session, _: ImageSink(made(session)))
+    with suppress(CaptureError):
+        for connection, event in follower.follow(reader if columns else iter(reader)):
+            if connection.session:
+                made(connection.session).take_zeros(event)
+    for several in images.values():
+        several.close()
+    return {
+        number: [
+            (image.name, image.length, image.normal, image.zero, image.path.read_bytes())
+            for image in several.in_order()
+        ]
+        for number, several in images.items()
+    }
+
+
+# several copies of a page in one round have an order on one channel alone
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=plans.map(lambda plan: replace(plan, channels=1)), way=ways, limits=limits)
+def test_generated_memory(plan: Plan, way: Way, limits: Limits) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write(plan, folder)
+        one = memory_of(plan, paths, folder / "one", limits, columns=False)
+        with way.taken():
+            assert memory_of(plan, paths, folder / "other", limits, columns=True) == one
