@@ -99,7 +99,7 @@ class Follower:
                     yield connection, event
 
     def pieces(
-        self, stream: Iterable[StreamEvent], *, shown: bool = True
+        self, stream: Iterable[StreamEvent | Taken], *, shown: bool = True
     ) -> Iterator[tuple[Connection, Event] | PacketBatch]:
         """Yield the same, many packets at once where that can be: as columns, see `PacketBatch`.
 

@@ -18,6 +18,8 @@ from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.images import Images, ImageSink
 from multifd_proto.capture.session import Session
 from multifd_proto.capture.streams import CaptureReader, Limits
+from multifd_proto.capture.strip import frames
+from multifd_proto.capture.strip.run import strip
 from multifd_proto.errors import CaptureError
 from multifd_proto.machine.parameters import MigrationParameters, RamBlock
 from multifd_proto.tests.oddcaptures import LINK_TYPES, Plan, write
@@ -173,3 +175,26 @@ def test_generated_memory(plan: Plan, way: Way, limits: Limits) -> None:
         one = memory_of(plan, paths, folder / "one", limits, columns=False)
         with way.taken():
             assert memory_of(plan, paths, folder / "other", limits, columns=True) == one
+
+
+def stripped(paths: list[Path], output: Path) -> object:
+    """Strip a capture; return what there is to say of it, and the result."""
+    try:
+        done = strip([str(path) for path in paths], output)
+    except CaptureError as error:
+        return str(error)
+    said = done.frames, done.messages, done.migrations, done.replaced, done.dropped
+    return said, output.exists() and output.read_bytes()
+
+
+@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(plan=plans, way=ways, table=st.sampled_from((2, 16, 4096)))
+def test_generated_strip(plan: Plan, way: Way, table: int) -> None:
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        paths = write(plan, folder)
+        with mock.patch.multiple(streams, _FIRST=1 << 60), mock.patch.object(frames, "_TABLE", 0):
+            one = stripped(paths, folder / "out")
+        (folder / "out").unlink(missing_ok=True)
+        with way.taken(), mock.patch.object(frames, "_TABLE", table):
+            assert stripped(paths, folder / "out") == one

@@ -89,46 +89,64 @@ def segments_of(records: Records, info: CaptureInfo, datagrams: Datagrams) -> Se
     Records of the same shape (link layer, VLAN tags, version of IP without options) are decoded
     together, all others one by one as `multifd_proto.capture.ip` does.
     """
-    out = _Columns(len(records))
-    keys: dict[int, bytes] = {}
-    filled = np.maximum(records.length, records.captured) > 0
-    shape = np.where(filled, _shapes(records), -1)
-    for kind in _distinct(shape):
-        if kind >= 0:
-            which = np.flatnonzero(shape == kind) if (shape != kind).any() else slice(None)
-            _decode_alike(records, which, int(kind) >> 1, int(kind) & 1, out, keys)
+    out = PlainSegments(records, tunnels=True)
+    filled = out.filled
     info.records += len(records)
     for index in np.flatnonzero(~filled).tolist():
         out.skip(index)
         info.skipped["empty"] += 1
     for index in np.flatnonzero(~out.done).tolist():
-        _decode_singly(records, index, out, keys, info, datagrams)
+        _decode_singly(records, index, out, info, datagrams)
     if filled.any():
         first, last = int(records.time[filled].min()), int(records.time[filled].max())
         info.first = first if info.first is None else min(info.first, first)
         info.last = last if info.last is None else max(info.last, last)
-    return out.segments(records, keys)
+    return out.segments()
 
 
-class _Columns:
-    """The columns of segments while they are filled, an item a record."""
+class PlainSegments:
+    """Segments of records of the same shape, an item a record; others may be filled in.
 
-    def __init__(self, count: int) -> None:
+    Attributes:
+        done: It is known what a record holds.
+        segment: That is a segment, if it is known.
+        filled: The record is not empty.
+        body: Where the payload would start in the input, had all of the headers been captured.
+    """
+
+    def __init__(self, records: Records, *, tunnels: bool) -> None:
+        """Decode all records that are plain.
+
+        Args:
+            records: a table.
+            tunnels: look into those of VXLAN, too.
+        """
+        count = len(records)
         self.done = np.zeros(count, bool)
         self.segment = np.ones(count, bool)
         self.flow = np.zeros(count, np.uint64)
         self.seq = np.zeros(count, np.uint32)
         self.flags = np.zeros(count, np.uint8)
         self.place = np.zeros(count, np.int64)
+        self.body = np.zeros(count, np.int64)
         self.size = np.zeros(count, np.int64)
         self.missing = np.zeros(count, np.int64)
+        self.keys: dict[int, bytes] = {}
+        self._records = records
+        self.filled = np.maximum(records.length, records.captured) > 0
+        shape = np.where(self.filled, _shapes(records, tunnels), -1)
+        for kind in _distinct(shape):
+            if kind >= 0:
+                which = np.flatnonzero(shape == kind) if (shape != kind).any() else slice(None)
+                _decode_alike(records, which, int(kind) >> 1, int(kind) & 1, self)
 
     def skip(self, index: int) -> None:
         """A record holds no segment."""
         self.done[index], self.segment[index] = True, False
 
-    def segments(self, records: Records, keys: dict[int, bytes]) -> Segments:
+    def segments(self) -> Segments:
         """Return those that are segments."""
+        records = self._records
         which = slice(None) if self.segment.all() else np.flatnonzero(self.segment)
         row = np.arange(records.first, records.first + len(records))
         return Segments(
@@ -141,11 +159,11 @@ class _Columns:
             place=self.place[which],
             size=self.size[which],
             missing=self.missing[which],
-            keys=keys,
+            keys=self.keys,
         )
 
 
-def _shapes(records: Records) -> Integers:
+def _shapes(records: Records, tunnels: bool) -> Integers:
     """Return where the IP header of each record starts, times two, plus one for IPv6."""
     head = records.head
     interfaces = _distinct(records.interface)
@@ -156,7 +174,7 @@ def _shapes(records: Records) -> Integers:
         for number in interfaces:
             same = records.interface == number
             start[same] = _ip_starts(head[same], records.networks[number])
-    start = _inside_vxlan(head, start)
+    start = _inside_vxlan(head, start) if tunnels else start
     starts = _distinct(start)
     every = head[:, starts[0]] if len(starts) == 1 else head[np.arange(len(head)), start]
     version = every >> 4
@@ -220,8 +238,7 @@ def _decode_alike(
     which: NDArray[np.intp] | slice,
     ip: int,
     six: int,
-    out: _Columns,
-    keys: dict[int, bytes],
+    out: PlainSegments,
 ) -> None:
     """Decode records whose IP header starts at `ip`; leave those that are not plain TCP."""
     head = records.head[which]
@@ -244,9 +261,9 @@ def _decode_alike(
     plain &= (captured >= tcp + 20) & (offset >= 0x50) & (body <= end)
     stop = np.minimum(start + captured, end)
     place = np.minimum(body, stop)
-    flow = _flows(key, plain, keys)
-    columns = (flow, _u32(head, tcp + 4), head[:, tcp + 13], place, stop - place)
-    names = ("flow", "seq", "flags", "place", "size")
+    flow = _flows(key, plain, out.keys)
+    columns = (flow, _u32(head, tcp + 4), head[:, tcp + 13], place, body, stop - place)
+    names = ("flow", "seq", "flags", "place", "body", "size")
     missing = end - np.maximum(body, stop)
     for name, column in zip((*names, "missing"), (*columns, missing), strict=True):
         getattr(out, name)[which] = column
@@ -274,8 +291,7 @@ def _flows(
 def _decode_singly(
     records: Records,
     index: int,
-    out: _Columns,
-    keys: dict[int, bytes],
+    out: PlainSegments,
     info: CaptureInfo,
     datagrams: Datagrams,
 ) -> None:
@@ -295,7 +311,7 @@ def _decode_singly(
         info.skipped[str(reason)] += 1
         return
     padded = np.frombuffer(key, np.uint8).reshape(1, -1)
-    out.flow[index] = _flows(padded, np.ones(1, bool), keys)[0]
+    out.flow[index] = _flows(padded, np.ones(1, bool), out.keys)[0]
     out.seq[index], out.flags[index] = seq, flags
     if whole is not view:
         place = records.content.add(whole)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import numpy as np
@@ -108,11 +109,13 @@ class Walk:
         if file is None:
             self._window.fill(self._walker.header)
             held = self._window.view[self._window.start :]
-            walked, end = self._part(Stretch(held, start, *self._step(held, most)), start, most)
+            walked, end = self._part(
+                Stretch(held, start, *_step(self._walker, held, most)), start, most
+            )
         elif self._count < _FEW or self._bytes >= self._count * _LARGE:
             walked, end = self._hop(file, start, most)
         else:
-            self._ahead = self._ahead or Ahead(file, self._step)
+            self._ahead = self._ahead or Ahead(file, partial(_step, self._walker))
             walked, end = self._part(self._ahead.at(start), start, most)
         self._count += len(walked.place)
         self._bytes += end - start
@@ -149,14 +152,6 @@ class Walk:
         where = np.array(places, np.int64)
         return Walked(content, where, joined[:, tail:], ends), place
 
-    def _step(self, held: memoryview, most: int = _ALL) -> tuple[Integers, int]:
-        """Walk over records in memory: return where the whole ones begin, and the last one ends."""
-        walked = walk(held, self._walker.chain) if len(held) >= _MUCH else None
-        if walked is not None:
-            return walked
-        listed, end = self._walker.places(held, most)
-        return np.array(listed, np.int64), end
-
     def _part(self, stretch: Stretch, start: int, most: int) -> tuple[Walked, int]:
         """Return the records from a place on, at most so many, and where the last one ends."""
         index, held, tail = stretch.index(start), stretch.held, self._walker.tail
@@ -168,6 +163,18 @@ class Walk:
         ends = gather(held, after - tail, tail)
         end = int(after[-1]) + stretch.base if len(after) else start
         return Walked(content, place + stretch.base, rows, ends), end
+
+
+def _step(walker: Walker, held: memoryview, most: int = _ALL) -> tuple[Integers, int]:
+    """Walk over records in memory: return where the whole ones begin, and where the last one ends.
+
+    No method of the walk, which would keep itself alive by it.
+    """
+    walked = walk(held, walker.chain) if len(held) >= _MUCH else None
+    if walked is not None:
+        return walked
+    listed, end = walker.places(held, most)
+    return np.array(listed, np.int64), end
 
 
 def _in_cache(file: int, start: int, stop: int) -> bool:

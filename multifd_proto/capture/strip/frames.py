@@ -10,11 +10,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from multifd_proto.capture.events import Half
-from multifd_proto.capture.files import Inputs, Progress
+from multifd_proto.capture.files import CaptureFile, Inputs, Progress
 from multifd_proto.capture.fragments import Datagrams, Pending
 from multifd_proto.capture.info import CaptureInfo, Limits
 from multifd_proto.capture.ip import Segment, decode, packet_with_tcp
@@ -31,52 +30,20 @@ from multifd_proto.capture.link import (
 from multifd_proto.capture.merge import in_order
 from multifd_proto.capture.session import Connection
 from multifd_proto.capture.strip.headers import Addresses, Headers
-from multifd_proto.capture.strip.kept import Covered, Kept
+from multifd_proto.capture.strip.kept import Kept
 from multifd_proto.capture.strip.output import Output
 from multifd_proto.capture.strip.slim import key_of
+from multifd_proto.capture.strip.track import Track
 from multifd_proto.capture.window import Window
 from multifd_proto.errors import CaptureError
 
-_MODULUS = 1 << 32
-_BEHIND = 1 << 30  # as in reassembly
+if TYPE_CHECKING:
+    from multifd_proto.capture.columns.records import Records
+
+_TABLE = 4096  # records that are looked at at once
 _LARGEST = 0xF000  # bytes of payload in a part of what does not fit the field for its length
 CHANNEL, MAIN, REVERSE, OTHER = "payload of packets", "main stream", "return path", "other traffic"
 _ROLES = {"multifd": CHANNEL, "main": MAIN}
-
-
-@dataclass
-class Track:
-    """One direction of a connection, as its segments come by."""
-
-    half: Half
-    kept: Kept
-    role: str
-    covered: Covered = field(default_factory=Covered)
-    position: int = 0
-
-    def place(self, seq: int) -> int:
-        """Return the offset in the stream of a sequence number."""
-        ahead = (seq - self.half.origin - self.position) % _MODULUS
-        return self.position + (ahead if ahead < _MODULUS - _BEHIND else ahead - _MODULUS)
-
-    def stretches(self, seq: int, data: memoryview, missing: int) -> Iterator[tuple[int, bytes]]:
-        """Yield place and bytes of what is kept of a payload.
-
-        Args:
-            seq: of its first byte.
-            data: as much of it as was captured.
-            missing: bytes behind `data`.
-        """
-        offset = self.place(seq)
-        stop = offset + len(data)
-        self.position = max(self.position, stop + missing)
-        for first, last in self.covered.add(max(offset, 0), stop + missing):
-            for start, end, begin in self.kept.find(first, min(last, stop)):
-                content = self.kept.contents.get(begin)
-                if content is None:
-                    yield start - offset, bytes(data[start - offset : end - offset])
-                else:
-                    yield start - offset, content[start - begin : end - begin]
 
 
 class Part(NamedTuple):
@@ -142,6 +109,7 @@ class Frames:
         self._records = 0
         self._coming: dict[bytes, list[Track]] = {}  # the next one last
         self._tracks: dict[bytes, Track] = {}
+        self._begins: list[int] = []  # numbers of the first records of connections
         for connection in sorted(connections, key=lambda c: -c.half.stream):
             for half in (connection.half, connection.reverse):
                 role = REVERSE if half is connection.reverse else MAIN
@@ -149,6 +117,7 @@ class Frames:
                 role = role if connection.session else OTHER
                 track = Track(half, halves.get(half) or Kept(), role)
                 self._coming.setdefault(key_of(half), []).append(track)
+                self._begins.append(half.record)
 
     def strip(self, files: Iterable[str], limits: Limits, progress: Progress | None) -> None:
         """Write the frames of the files.
@@ -164,15 +133,50 @@ class Frames:
                     f"{part.name}: is the raw dump of a stream and has no frames to keep, "
                     "which --slim does not need"
                 )
-            for frame in part.frames():
-                self._records += 1
-                try:
-                    self._strip(frame, datagrams)
-                except Pending:
-                    continue
-                except Undecodable as reason:
-                    self.dropped[str(reason)] += 1
+            self._strip_file(part, datagrams)
         self.dropped.update(info.skipped)
+
+    def _strip_file(self, file: CaptureFile, datagrams: Datagrams) -> None:
+        """Strip frame by frame, or a table of them at once."""
+        while True:
+            # to replace addresses, each frame has to be looked at
+            records = None if self._addresses else file.records(_TABLE, self._records)
+            if records is not None:
+                self._strip_table(records, datagrams)
+            elif file.more():
+                for frame in file.one():
+                    self._try(frame, datagrams)
+            else:
+                return
+
+    def _strip_table(self, records: Records, datagrams: Datagrams) -> None:
+        from multifd_proto.capture.columns.bare import bare_frames
+
+        first, last = self._records, self._records + len(records)
+        begins = any(first < begin <= last for begin in self._begins)
+        bare, passed = bare_frames(records, None if begins else self._track)
+        for piece in bare.blocks(self._output.interface):
+            if isinstance(piece, bytes):
+                self._output.write_packets(piece)
+            else:
+                self._records = first + piece
+                self._try(bare.frame(piece), datagrams)
+        self._records = last
+        self._output.frames += bare.count
+        for track, size, begin, end in passed:
+            self.replaced[track.role if track else OTHER] += size
+            if track and end > begin:
+                track.position = max(track.position, end)
+                track.covered.add(begin, end)
+
+    def _try(self, frame: Frame, datagrams: Datagrams) -> None:
+        self._records += 1
+        try:
+            self._strip(frame, datagrams)
+        except Pending:
+            pass
+        except Undecodable as reason:
+            self.dropped[str(reason)] += 1
 
     def _strip(self, frame: Frame, datagrams: Datagrams) -> None:
         if frame[3] == frame[5]:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 from multifd_proto.capture.events import Data, End, Gap, Half, Skipped, StreamEvent
 from multifd_proto.capture.follow import Follower
 from multifd_proto.capture.session import Connection
+from multifd_proto.capture.streams import CaptureReader, Taken
 from multifd_proto.capture.strip.faults import fault_bytes
 from multifd_proto.capture.strip.kept import Kept
+from multifd_proto.capture.tls.decrypt import Decrypted
 from multifd_proto.machine.channel import Channel
 from multifd_proto.machine.events import (
     ChannelState,
@@ -38,6 +41,9 @@ from multifd_proto.wire.schema import (
     MultiFDPacketHdr,
 )
 
+if TYPE_CHECKING:
+    from multifd_proto.machine.batch import PacketBatch
+
 _LONGEST_COMMAND = 1024  # bytes of data; longer ones are none that QEMU sends
 _LONGEST_BEGUN = 1024  # bytes of a record that is not whole; of a packet's head, all are kept
 
@@ -60,7 +66,7 @@ class Uuids:
 class Outline:
     """Reads a capture, and tells which bytes of its streams are structure."""
 
-    def __init__(self, reader: Iterable[StreamEvent], uuids: Uuids | None = None) -> None:
+    def __init__(self, reader: CaptureReader | Decrypted, uuids: Uuids | None = None) -> None:
         """Read the capture to its end.
 
         Raises:
@@ -70,8 +76,12 @@ class Outline:
         self.messages = 0
         self._uuids = uuids
         self.follower = Follower()
-        for connection, event in self.follower.follow(self._watch(reader)):
-            self._note(connection, event)
+        stream = self._watch(reader.columns(self.follower))
+        for piece in self.follower.pieces(stream, shown=False):
+            if isinstance(piece, tuple):
+                self._note(*piece)
+            else:
+                self._note_packets(piece)
         for connection in self.follower.connections.values():
             if connection.kind == "tls":
                 self._keep_tls(connection)
@@ -102,6 +112,14 @@ class Outline:
                 kept.add(event.offset, size, content)
         self.messages += len(kept.starts) - before
 
+    def _note_packets(self, batch: PacketBatch) -> None:
+        size = batch.layout.size(batch.page_count)
+        for stream, offset in zip(batch.stream.tolist(), batch.offset.tolist(), strict=True):
+            kept = self.kept(self.follower.connections[stream].half)
+            before = len(kept.starts)
+            kept.add(offset, size)
+            self.messages += len(kept.starts) - before
+
     def _main_content(self, record: MainRecord) -> bytes | None:
         """Return what takes a record's place; None: it stays as it is."""
         match record:
@@ -122,10 +140,13 @@ class Outline:
 
     # ---- messages that are not -------------------------------------------------------------------
 
-    def _watch(self, reader: Iterable[StreamEvent]) -> Iterator[StreamEvent]:
+    def _watch(self, events: Iterable[StreamEvent | Taken]) -> Iterator[StreamEvent | Taken]:
         """Pass events on to the follower, and look at its machines before what may upset them."""
-        for event in reader:
-            if isinstance(event, Gap | End):
+        for event in events:
+            if isinstance(event, list):
+                for run in event:
+                    self.kept(run.half).pass_to(run.stop)
+            elif isinstance(event, Gap | End):
                 connection = self.follower.connections[event.half.stream]
                 if event.half is connection.half:
                     self._keep_begun(connection)

@@ -45,14 +45,19 @@ class Output:
             length: its bytes.
             captured: what it lacks was not captured either.
         """
-        number = self._interface(link_type, captured)
+        number = self.interface(link_type, captured=captured)
         time = min(max(time, 0), 2**64 - 1)
         size = len(data)
         head = pcapng.packet_head(number, time, size, length)
         self._file.write(head + data + pcapng.packet_tail(size))
         self.frames += 1
 
-    def _interface(self, link_type: int, captured: bool) -> int:
+    def write_packets(self, blocks: bytes) -> None:
+        """Write packets that are made already; who made them counts them."""
+        self._file.write(blocks)
+
+    def interface(self, link_type: int, *, captured: bool = False) -> int:
+        """Return the number of an interface, described by now; see `write`."""
         key = link_type, captured
         if key not in self._interfaces:
             self._interfaces[key] = len(self._interfaces)
@@ -63,7 +68,8 @@ class Output:
     def write_drops(self, drops: int) -> None:
         """Write how many packets the capturing kernel has lost."""
         if drops:
-            number = self._interface(next(iter(self._interfaces), (UPPER_PDU, False))[0], True)
+            link = next(iter(self._interfaces), (UPPER_PDU, False))[0]
+            number = self.interface(link, captured=True)
             told = pcapng.options({pcapng.ISB_IFDROP: struct.pack("<Q", drops)})
             self._file.write(
                 pcapng.block(pcapng.STATISTICS, struct.pack("<3I", number, 0, 0) + told)
