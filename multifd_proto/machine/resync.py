@@ -102,7 +102,8 @@ class PacketSearch:
     def cut_head(self) -> tuple[bytes, int] | None:
         """Return the start of a packet that what comes next cuts off, and the size of its head.
 
-        It tells where the next packet starts, and what there is of it is plausible.
+        It tells where the next packet starts, and what there is of it is plausible. If there is
+        one, it was taken: what comes next is looked at by itself.
         """
         place = 0
         while (place := self._kept.find(START, place)) >= 0:
@@ -111,6 +112,7 @@ class PacketSearch:
                 return None
             count = self._count or int.from_bytes(head[12:16], "big") or DEFAULT_PAGE_COUNT
             if count in PAGE_COUNTS and _starts_ram_packet(head, count):
+                self._kept.clear()
                 return head, MultiFDPacket.size(count)
             place += 1
         return None

@@ -383,3 +383,17 @@ def test_a_hole_behind_a_whole_head_of_unknown_length_and_more_bytes():
         (event.offset, event.length) for event in events if isinstance(event, BytesMissing)
     ]
     assert 5 not in [e.packet.packet_num for e in events if isinstance(e, PacketReceived)]
+
+
+def test_what_was_taken_for_a_head_cut_by_a_hole_is_not_looked_at_twice():
+    channel = Channel(started=False)
+    begin = b"\xff" * 277 + sync(5)[:657]
+    channel.receive_data(begin)
+    channel.receive_gap(514)
+    channel.receive_data(b"\xff" * 946)  # no packet follows that head, so it was none
+    channel.receive_gap(93)
+    channel.finish()
+    events = list(channel.events())
+    assert min(event.offset for event in events) == 0
+    assert {type(event) for event in events} == {BytesMissing}
+    assert channel.offset == len(begin) + 514 + 946 + 93

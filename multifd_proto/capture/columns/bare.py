@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,9 +93,20 @@ class Bare:
         return made
 
 
+class Passed(NamedTuple):
+    """What a table has of a direction."""
+
+    track: Track | None
+    size: int
+    """Bytes of payload in frames that keep nothing but their headers."""
+    begin: int
+    """Where in the stream the segments of the table begin, if they simply follow one another."""
+    end: int
+
+
 def bare_frames(
     records: Records, track_of: Callable[[bytes], Track | None] | None
-) -> tuple[Bare, list[tuple[Track | None, int, int, int]]]:
+) -> tuple[Bare, list[Passed]]:
     """Find the frames that keep nothing but their headers.
 
     Args:
@@ -102,9 +114,6 @@ def bare_frames(
         track_of: returns what is known of a direction, by the key of its segments; None where
             that changes within the table.
 
-    Returns:
-        These frames; and of each direction the bytes of payload in them, and where in its stream
-        the segments of the table begin and end.
     """
     if track_of is None or (records.interface != records.interface[0]).any():
         nothing = np.zeros(len(records), np.int64)
@@ -112,23 +121,22 @@ def bare_frames(
     plain = PlainSegments(records, tunnels=False)
     header = plain.body - records.place
     good = plain.done & (plain.missing == 0) & (plain.place == plain.body) & (header <= HEAD)
-    good &= (records.length > 0) & (records.captured > 0)
-    said = []
+    passed = []
     for flow, key in plain.keys.items():
         rows = np.flatnonzero(plain.done & (plain.flow == np.uint64(flow)))
         track, begin, end = track_of(key), 0, 0
         if track:
-            found = _of_track(plain, rows, track)
-            good[rows] &= found[0]
-            _, begin, end = found
-        said.append((track, int(plain.size[rows][good[rows]].sum()), begin, end))
-    return Bare(records, good, header), said
+            bare, begin, end = _of_track(plain, rows, track)
+            good[rows] &= bare
+        size = int(plain.size[rows][good[rows]].sum())
+        passed.append(Passed(track, size, begin, end))
+    return Bare(records, good, header), passed
 
 
 def _of_track(plain: PlainSegments, rows: NDArray[np.intp], track: Track) -> tuple[Mask, int, int]:
     """Tell which segments of a direction hold nothing that is kept, and where all of them are.
 
-    None, unless all of them simply follow one another behind all that was there before.
+    None is told, unless all of them simply follow one another behind all that was there before.
     """
     none = np.zeros(len(rows), bool), 0, 0
     data = (plain.size[rows] > 0) | (plain.missing[rows] != 0)
