@@ -9,8 +9,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from multifd_proto.capture.columns.plain import PlainSegments
 from multifd_proto.capture.columns.records import HEAD, Integers, Records
-from multifd_proto.capture.columns.segments import PlainSegments
 from multifd_proto.capture.link import Frame, link_type
 from multifd_proto.capture.strip.track import Track
 from multifd_proto.wire import pcapng
