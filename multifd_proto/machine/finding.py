@@ -142,9 +142,12 @@ class Finding(ABC):
         if not decoders.sink:
             return
         for event, data in self._proved:
-            if len(data) == event.size and isinstance(event.head, PacketReceived):
+            if isinstance(event.head, PacketReceived):
                 payload = Payload(event.head, event.method, decoders, event.head.page_size)
-                payload.take(memoryview(data))
+                if len(data) == event.size:
+                    payload.take(memoryview(data))
+                else:
+                    payload.lose(event.size)
                 payload.received(event.offset, event.time)
         self._proved = []
 

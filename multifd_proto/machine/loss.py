@@ -76,15 +76,13 @@ class EventLog:
         return [p.packet.packet_num for p in packets if p.knows("packet_num")]
 
     def payloads(self) -> list[PayloadReceived]:
-        """Return the payloads with guest memory that are held, all of them whole."""
+        """Return the payloads of guest memory that are held, also those that are empty."""
         return [
             event
             for event in self._held or ()
             if isinstance(event, PayloadReceived)
             and isinstance(event.head, PacketReceived)
             and event.method
-            and event.size
-            and not event.missing
         ]
 
     def drain(self) -> list[Event]:

@@ -397,3 +397,34 @@ def test_what_was_taken_for_a_head_cut_by_a_hole_is_not_looked_at_twice():
     assert min(event.offset for event in events) == len(begin)
     assert {type(event) for event in events} == {BytesMissing}
     assert channel.offset == len(begin) + 514 + 946 + 93
+
+
+class Taken:
+    """Takes guest memory: by number of the packet, how much came, and what was missing."""
+
+    def __init__(self) -> None:
+        self.packets: dict[int, list[int]] = {}
+
+    def begin(self, packet):
+        self.last = self.packets.setdefault(packet.packet.packet_num, [0, 0])
+
+    def write(self, data):
+        self.last[0] += len(data)
+
+    def end(self, payload):
+        self.last[1] += payload.missing
+
+
+@pytest.mark.parametrize("before", [0, 1344])
+def test_all_packets_with_pages_are_handed_over_also_those_that_had_to_be_proved(before):
+    channel = Channel(page_size=SIZE, sink=(taken := Taken()))
+    channel.receive_data(STREAM[:64])
+    if before:
+        channel.receive_gap(before)  # what follows, is believed by what follows that
+    channel.receive_data(pages(4, 0, zero=3) + pages(5, 2, zero=1) + pages(6, 2)[:-100])
+    channel.receive_gap(100)
+    channel.receive_data(pages(7, 0, zero=1) + sync(8) + sync(9))
+    channel.finish()
+    # of a payload with a hole, nothing is kept until it is proved
+    cut = [0, 2 * SIZE] if before else [2 * SIZE - 100, 100]
+    assert taken.packets == {4: [0, 0], 5: [2 * SIZE, 0], 6: cut, 7: [0, 0]}
