@@ -10,6 +10,7 @@ numbers must not be used anew.
 
 from __future__ import annotations
 
+import signal
 import socket
 import threading
 from collections.abc import Callable
@@ -92,13 +93,17 @@ class Relay:
     # ---- from outside --------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Begin to forward."""
-        for thread in self._threads:
-            try:
-                thread.start()
-            except RuntimeError:  # the system has no more threads
-                self.break_off(Side.PROXY)
-                self._leave()
+        """Begin to forward; an interrupt has to wait until it is known which threads there are."""
+        before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            for thread in self._threads:
+                try:
+                    thread.start()
+                except RuntimeError:  # the system has no more threads
+                    self.break_off(Side.PROXY)
+                    self._leave()
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
     @property
     def done(self) -> bool:
