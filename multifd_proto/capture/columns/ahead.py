@@ -162,6 +162,8 @@ class Touch:
         end = self._end
         self._reader = Thread(target=self._read, daemon=True)
         self._reader.start()
+        with suppress(OSError, AttributeError):  # not every system can be told
+            os.posix_fadvise(self._file, end + TOUCH, TOUCH, os.POSIX_FADV_WILLNEED)
         return end
 
     def _read(self) -> None:
